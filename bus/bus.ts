@@ -1,0 +1,383 @@
+/** A service's bus: what it subscribes to, what it publishes, and everything that runs for it in the background. */
+import { type Clock, type Random, systemClock } from './clock.ts'
+import { type Codec, jsonCodec } from './codec.ts'
+import {
+  Consumer,
+  type Handler,
+  type HandlerContext,
+  type Middleware,
+  type Registration,
+  type Step,
+  type SubscribeOptions,
+  type SubscriptionStatus,
+} from './consumer.ts'
+import { DeadLetters } from './dead-letters.ts'
+import { BusError } from './errors.ts'
+import type { DataOf, EventType } from './event.ts'
+import { InboxSweeper } from './inbox.ts'
+import { type Limits, limitsWith } from './limits.ts'
+import { type Log, silentLog } from './log.ts'
+import { idMaker } from './message.ts'
+import { type Origin, Publications, type Publish, type PublishOptions, type StoredMessage } from './outbox.ts'
+import { Relay } from './relay.ts'
+import { validateBindings } from './routing.ts'
+import { sql } from './sql.ts'
+import type { MaybePromise, Store, Tx } from './store.ts'
+import { type Schedule, Timers } from './timers.ts'
+import type { Binding, Transport } from './transport.ts'
+
+export type BusOptions = {
+  /** Names the service: the source of what it publishes, and its default subscription. */
+  service: string
+  transport: Transport
+  store: Store
+  /** Every event that may be met; those given to `subscribe` and `schedule` are added by themselves. */
+  events?: readonly EventType[]
+  clock?: Clock
+  random?: Random
+  log?: Log
+  codec?: Codec
+  limits?: Partial<Limits>
+  /** Around every handler, the first outermost. */
+  middleware?: readonly Middleware[]
+  /** For crash tests: called at each durable step. */
+  onStep?: (step: Step) => void
+}
+
+export type TransactionContext = {
+  readonly tx: Tx
+  readonly publish: Publish
+  readonly cancel: (id: string) => Promise<void>
+}
+
+export type BusStatus = {
+  readonly service: string
+  /** False while the broker or the database does not answer. */
+  readonly ready: boolean
+  readonly subscriptions: readonly SubscriptionStatus[]
+  readonly outbox: { readonly waiting: number; readonly oldestAgeMs: number }
+  readonly timers: number
+}
+
+/** What to subscribe to: an event, a pattern (`order.*`, `#`), a binding, or several. */
+export type Topic = EventType | string | Binding | readonly (EventType | string | Binding)[]
+
+export type Bus = ReturnType<typeof createBus>
+
+/** Makes a bus; nothing runs before `start`. Throws `invalid_argument`. */
+export function createBus(options: BusOptions) {
+  const {
+    service,
+    transport,
+    store,
+    clock = systemClock,
+    random = Math.random,
+    log = silentLog,
+    codec = jsonCodec,
+    middleware = [],
+  } = options
+  const onStep = options.onStep ?? (() => {})
+  const limits = limitsWith(options.limits)
+  const newId = idMaker(clock, random)
+  const compose = { service, clock, newId, codec, limits }
+  const events = new Map<string, EventType>()
+  const consumers = new Map<string, Consumer>()
+  let state: 'new' | 'started' | 'closed' = 'new'
+  let starting: Promise<void> | undefined
+  let closing: Promise<void> | undefined
+  let waitingInOutbox = 0
+
+  const onFailure = (error: unknown) =>
+    log.warn({ err: error }, 'the outbox could not be relayed; it is kept and tried again')
+  const relay = new Relay({ store, transport, clock, limits, onStep, onFailure })
+  const timers = new Timers({ store, clock, limits, compose, log, onCommit: () => relay.wake() })
+  const inbox = new InboxSweeper({ store, clock, limits, log })
+  const deadLetters = new DeadLetters({
+    service,
+    store,
+    compose,
+    events,
+    tryOut,
+    onDue: (name) => void consumers.get(name)?.planDue(),
+  })
+
+  for (const event of options.events ?? []) learn(event)
+
+  function learn(event: EventType): void {
+    const known = events.get(event.type)
+    if (known && known !== event)
+      throw new BusError('invalid_argument', `two definitions of '${event.type}' were given to ${service}`)
+    events.set(event.type, event)
+  }
+
+  function committed(published: number, nextDueAt: number): void {
+    if (published > 0 && state === 'started') relay.wake()
+    timers.expect(nextDueAt)
+  }
+
+  function subscribe<E extends EventType, Answer = void>(
+    topic: E,
+    handler: Handler<DataOf<E>, Answer>,
+    settings?: SubscribeOptions,
+  ): void
+  function subscribe<E extends EventType, Answer = void>(
+    topic: readonly E[],
+    handler: Handler<DataOf<E>, Answer>,
+    settings?: SubscribeOptions,
+  ): void
+  function subscribe<Answer = void>(topic: Topic, handler: Handler<any, Answer>, settings?: SubscribeOptions): void
+  function subscribe(topic: Topic, handler: Handler, settings: SubscribeOptions = {}): void {
+    if (state !== 'new')
+      throw new BusError(
+        'invalid_argument',
+        'subscribe before start(): a subscription gets its bindings when it is declared',
+      )
+    const name = settings.name ?? service
+    let consumer = consumers.get(name)
+    if (!consumer) {
+      consumer = new Consumer({
+        service,
+        name,
+        settings,
+        transport,
+        store,
+        events,
+        compose,
+        limits,
+        clock,
+        random,
+        log,
+        middleware,
+        onStep,
+        onCommit: committed,
+      })
+      consumers.set(name, consumer)
+    }
+    for (const registration of registrationsOf(topic, handler)) {
+      if (registration.event) learn(registration.event)
+      consumer.add(registration)
+    }
+  }
+
+  function refuseWhenClosedOrFull(): void {
+    if (state === 'closed') throw new BusError('bus_closed', `the bus of ${service} is closed`)
+    if (waitingInOutbox > limits.outboxMessagesMax) {
+      throw new BusError(
+        'outbox_full',
+        `${waitingInOutbox} messages wait in the outbox of ${service}: bring the broker back, then try again`,
+      )
+    }
+  }
+
+  async function transaction<T>(
+    work: (context: TransactionContext) => MaybePromise<T>,
+    origin: Origin = {},
+  ): Promise<T> {
+    refuseWhenClosedOrFull()
+    let publications!: Publications
+    const result = await store.transaction(async (tx) => {
+      publications = new Publications(compose)
+      const value = await work({
+        tx,
+        publish: publications.publishFrom(origin),
+        cancel: (id) => publications.cancel(tx, id),
+      })
+      await publications.write(tx)
+      return value
+    })
+    committed(publications.count, publications.nextDueAt)
+    return result
+  }
+
+  async function publish<Data>(
+    event: EventType<Data>,
+    data: NoInfer<Data>,
+    settings: PublishOptions & Origin = {},
+  ): Promise<string> {
+    refuseWhenClosedOrFull()
+    const publications = new Publications(compose)
+    const id = publications.publishFrom(settings)(event, data, settings)
+    await together(publications)
+    return id
+  }
+
+  /** Publications without a transaction of the caller's share one: whatever waits when its turn comes. */
+  let alone: Publications[] = []
+  let writing: Promise<void> | undefined
+  function together(publications: Publications): Promise<void> {
+    alone.push(publications)
+    writing ??= writeTogether()
+    return writing
+  }
+
+  async function writeTogether(): Promise<void> {
+    let all: Publications[] = []
+    const take = () => {
+      if (all.length > 0) return
+      all = alone
+      alone = []
+      writing = undefined
+    }
+    try {
+      await store.transaction((tx) => {
+        take()
+        return Publications.writeAll(tx, all)
+      })
+    } finally {
+      take() // also where the transaction never began: those who wait hear of it, and the next begin anew
+    }
+    committed(all.length, Math.min(...all.map((one) => one.nextDueAt)))
+  }
+
+  async function tryOut(
+    subscription: string,
+    message: StoredMessage,
+    tx: Tx,
+  ): Promise<{ type: string; data: unknown }[]> {
+    const consumer = consumers.get(subscription)
+    if (!consumer) throw new BusError('not_found', `${service} has no subscription '${subscription}' now`)
+    const publications = new Publications(compose)
+    await consumer.tryOut(message, tx, publications)
+    return publications.composed().map((body) => {
+      const { type, data } = codec.decode(body)
+      return { type, data }
+    })
+  }
+
+  async function measureOutbox(): Promise<BusStatus['outbox']> {
+    const row = await store.read((reader) =>
+      reader.get<{ count: number; oldest: number | null }>(
+        sql`select count(*) as count, min(at) as oldest from bus_outbox where position > ${relay.sentTo}`,
+      ),
+    )
+    waitingInOutbox = Number(row!.count)
+    return {
+      waiting: waitingInOutbox,
+      oldestAgeMs: row!.oldest === null ? 0 : Math.max(0, clock.now() - Number(row!.oldest)),
+    }
+  }
+
+  function watchOutbox(): void {
+    clock.after(limits.sweepMs, () => {
+      if (state !== 'started') return
+      void measureOutbox()
+        .catch(() => {})
+        .finally(watchOutbox)
+    })
+  }
+
+  async function startAll(): Promise<void> {
+    await store.open()
+    await transport.open()
+    for (const consumer of consumers.values()) await consumer.declare()
+    state = 'started'
+    relay.start()
+    await timers.start()
+    inbox.start()
+    await measureOutbox()
+    watchOutbox()
+    for (const consumer of consumers.values()) await consumer.start()
+  }
+
+  /** Nothing is running, waiting or due now: neither here nor, for this service's subscriptions, on the broker. */
+  async function isIdle(): Promise<boolean> {
+    if (!relay.idle || !timers.idle) return false
+    for (const consumer of consumers.values()) {
+      if (!consumer.idle || (await consumer.hasDue())) return false
+      if ((await transport.backlog(consumer.name)).waiting > 0) return false
+    }
+    return !(await relay.hasUnsent()) && relay.idle
+  }
+
+  return {
+    service,
+    store,
+    clock,
+    newId,
+    subscribe,
+    publish,
+    transaction,
+    deadLetters,
+    /** Publishes an event by cron, once for all processes of the service. */
+    schedule<Data>(schedule: Schedule<Data>): void {
+      if (state !== 'new') throw new BusError('invalid_argument', 'schedule before start()')
+      learn(schedule.event)
+      timers.add(schedule)
+    },
+    /** Calls off a later publication by its id. */
+    async cancel(id: string): Promise<void> {
+      await transaction(({ cancel }) => cancel(id))
+    },
+    /** Makes the subscriptions on the broker without consuming: from now on nothing they want is missed. */
+    async declare(): Promise<void> {
+      await store.open()
+      await transport.open()
+      for (const consumer of consumers.values()) await consumer.declare()
+    },
+    /** Opens store and transport, declares, begins to work. */
+    start(): Promise<void> {
+      if (state === 'closed') return Promise.reject(new BusError('bus_closed', `the bus of ${service} is closed`))
+      starting ??= startAll()
+      return starting
+    },
+    isIdle,
+    /** Resolves once `isIdle`; for tests and commands that end. */
+    async idle(): Promise<void> {
+      while (!(await isIdle())) await new Promise((resolve) => setTimeout(resolve, 2))
+    },
+    ready: () => state === 'started' && relay.healthy && [...consumers.values()].every((consumer) => consumer.healthy),
+    async status(): Promise<BusStatus> {
+      const subscriptions = await Promise.all([...consumers.values()].map((consumer) => consumer.status()))
+      const pending = await store.read((reader) =>
+        reader.get<{ count: number }>(sql`select count(*) as count from bus_timer`),
+      )
+      return {
+        service,
+        ready: this.ready(),
+        subscriptions,
+        outbox: await measureOutbox(),
+        timers: Number(pending!.count),
+      }
+    },
+    /** Takes no more, finishes what runs, leaves (B12). Store and transport stay open: who opened them closes them. */
+    close(): Promise<void> {
+      closing ??= (async () => {
+        await starting?.catch(() => {})
+        const done = Promise.all([...consumers.values()].map((consumer) => consumer.stop()))
+        let timer: { cancel(): void } | undefined
+        const late = new Promise<void>((resolve) => {
+          timer = clock.after(limits.closeTimeoutMs, () => {
+            log.error(
+              { service },
+              `handlers still run after ${limits.closeTimeoutMs} ms; what they hold is delivered again`,
+            )
+            resolve()
+          })
+        })
+        await Promise.race([done, late])
+        timer?.cancel()
+        state = 'closed'
+        await timers.stop()
+        await relay.stop()
+        await inbox.stop()
+      })()
+      return closing
+    },
+    [Symbol.asyncDispose](): Promise<void> {
+      return this.close()
+    },
+  }
+}
+
+function registrationsOf(topic: Topic, handler: Handler): Registration[] {
+  const topics = Array.isArray(topic) ? topic : [topic as EventType | string | Binding]
+  const registrations = topics.map((one): Registration => {
+    if (typeof one === 'string') return { binding: { kind: 'topic', pattern: one }, handler, event: null }
+    if ('kind' in one) return { binding: one, handler, event: null }
+    return { binding: { kind: 'direct', type: one.type }, handler, event: one }
+  })
+  validateBindings(registrations.map(({ binding }) => binding))
+  return registrations
+}
+
+export type { HandlerContext }

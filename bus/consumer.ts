@@ -1,0 +1,918 @@
+/**
+ * The consumer: one subscription of one service in one process. Everything that can go wrong with a message goes wrong
+ * here, so the rules stand first; tests name them.
+ *
+ * C1 Lanes. Messages of one key form a lane; a lane is worked on by one batch at a time, in order (B3).
+ * C2 One transaction holds a batch's inbox marks, effects and publications (B1, B2). First all together; if one fails,
+ *    everything is undone and done again with a savepoint each, so that only the failing one is undone.
+ * C3 The broker is told only after the commit. What it delivers again, the inbox recognises.
+ * C4 The first failure moves a message into the deferred table and lets the broker forget it; as long as a key has rows
+ *    there, its later messages queue up behind them (B4). Due rows are claimed, which counts the attempt durably, and
+ *    run as any delivery.
+ * C5 A message that is given up becomes a dead letter. With 'park' its deferred row stays, without a due time, so its
+ *    key goes on waiting (B5); with 'skip' the row goes and the next of the key is due.
+ * C6 What cannot be decoded, is unknown or too new, has no handler: a dead letter with its bytes (B6).
+ * C7 A commit under a lease that somebody else has taken since is refused (B8).
+ * C8 A database that is away or a full disk is no attempt: the batch waits and comes again.
+ * C9 A delivery that an earlier process may have died of runs alone, its attempt counted before it begins.
+ */
+import type { Clock, Random, Timer } from './clock.ts'
+import { BusError, PermanentError, UnavailableError } from './errors.ts'
+import { type EventType, upcast } from './event.ts'
+import type { Limits } from './limits.ts'
+import type { Log } from './log.ts'
+import type { Message, WireMessage } from './message.ts'
+import { type ComposeContext, headersText, Publications, type Publish, type StoredMessage, toWire } from './outbox.ts'
+import { matches } from './routing.ts'
+import { list, sql } from './sql.ts'
+import type { MaybePromise, Reader, Store, Tx } from './store.ts'
+import type { Backlog, Binding, Delivery, Transport, Consumer as TransportConsumer } from './transport.ts'
+
+/** The points at which a process may die; `onStep` lets a test kill it there. */
+export const steps = ['receive', 'begin', 'effect', 'inbox', 'outbox', 'commit', 'ack', 'relay', 'mark'] as const
+export type Step = (typeof steps)[number]
+
+export type HandlerContext<Data = unknown> = {
+  readonly tx: Tx
+  readonly publish: Publish
+  /** Calls off a later publication by its id. */
+  readonly cancel: (id: string) => Promise<void>
+  readonly message: Message<Data>
+  /** 1 for the first try. */
+  readonly attempt: number
+}
+
+export type OutsideContext<Data = unknown> = {
+  /** `message.id` is the idempotency key: a repeat is the same request. */
+  readonly message: Message<Data>
+  readonly attempt: number
+  /** Aborted when handlerTimeoutMs is over. */
+  readonly signal: AbortSignal
+  /** Reads what is committed. */
+  readonly read: Store['read']
+}
+
+export type Handle<Data, Answer = void> = (
+  data: Data,
+  context: HandlerContext<Data>,
+  answer: Answer,
+) => MaybePromise<void>
+
+/** A function, or one that reaches outside before its transaction begins. It may run more than once before it commits. */
+export type Handler<Data = any, Answer = any> =
+  | ((data: Data, context: HandlerContext<Data>) => MaybePromise<void>)
+  | {
+      readonly outside: (data: Data, context: OutsideContext<Data>) => Promise<Answer> | Answer
+      readonly handle: Handle<Data, Answer>
+    }
+
+/** Wraps every handler's transaction part; call `next` exactly once. */
+export type Middleware = (context: HandlerContext, next: () => Promise<void>) => Promise<void>
+
+export type SubscribeOptions = {
+  /** By default the service's name: all its handlers share one subscription, and one order by key. */
+  name?: string
+  /** Deliveries whose outside work runs at the same time; never two of one key. */
+  concurrency?: number
+  /** Tries before the message becomes a dead letter. */
+  attemptsMax?: number
+  /** Waiting time before try n+1: firstMs × factor^(n−1), at most maxMs, less up to half of it by chance with `jitter`. */
+  backoff?: { firstMs?: number; factor?: number; maxMs?: number; jitter?: boolean }
+  /** What a dead letter does to the later messages of its key. */
+  afterDeadLetter?: 'park' | 'skip'
+  handlerTimeoutMs?: number
+  /** Where a new subscription begins. */
+  from?: 'now' | 'beginning'
+  /** Ends with the process. */
+  ephemeral?: boolean
+}
+
+export type Registration = { readonly binding: Binding; readonly handler: Handler; readonly event: EventType | null }
+
+export type ConsumerOptions = {
+  service: string
+  name: string
+  settings: SubscribeOptions
+  transport: Transport
+  store: Store
+  events: ReadonlyMap<string, EventType>
+  compose: ComposeContext
+  limits: Limits
+  clock: Clock
+  random: Random
+  log: Log
+  middleware: readonly Middleware[]
+  onStep: (step: Step) => void
+  /** After a commit: `published` rows stand in the outbox, a timer is due at `nextDueAt`. */
+  onCommit: (published: number, nextDueAt: number) => void
+}
+
+/** A message on its way through this process. */
+type Work = {
+  readonly wire: WireMessage
+  readonly lane: string
+  /** From the broker… */
+  readonly delivery: Delivery | null
+  /** …or from the deferred table. */
+  readonly deferred: { readonly position: number; readonly attempts: number } | null
+  /** What the handlers brought from outside, by registration. */
+  answers: Map<Registration, unknown> | null
+  /** Outside work failed with this. */
+  outsideError: unknown
+  /** Runs alone (C9), with this attempt number. */
+  guardedAttempt: number
+}
+
+type Lane = { queue: Work[]; busy: boolean }
+
+export type SubscriptionStatus = Backlog & {
+  readonly name: string
+  readonly oldestAgeMs: number
+  readonly inFlight: number
+  readonly deferred: number
+  readonly deadLetters: number
+}
+
+const UNAVAILABLE_RETRY_MS = 250
+const DUE_MAX = 200
+/** Beyond the handler's own time, before another process may take up a claimed retry. */
+const CLAIM_MARGIN_MS = 5_000
+/** How many decoded messages… are remembered is up to the garbage collector: they live as long as the broker's copy. */
+const decoded = new WeakMap<WireMessage, { event: EventType; message: Message }>()
+
+export class Consumer {
+  readonly name: string
+  private readonly options: ConsumerOptions
+  private readonly registrations: Registration[] = []
+  private readonly byType = new Map<string, Registration[]>()
+  private readonly lanes = new Map<string, Lane>()
+  private ready: string[] = []
+  private readyHead = 0
+  private running = 0
+  private pumping = false
+  private inHand = 0
+  private due: { timer: Timer; at: number } | undefined
+  private claiming: Promise<void> | undefined
+  private sweeper: Timer | undefined
+  private source: TransportConsumer | undefined
+  private stopping = false
+  private stopped: (() => void) | undefined
+  /** The database took the last batch. */
+  healthy = true
+
+  constructor(options: ConsumerOptions) {
+    this.options = options
+    this.name = options.name
+  }
+
+  add(registration: Registration): void {
+    this.registrations.push(registration)
+    this.byType.clear()
+  }
+
+  async declare(): Promise<void> {
+    const { settings, transport } = this.options
+    const bindings = this.registrations.map((registration) => registration.binding)
+    await transport.declare({
+      name: this.name,
+      bindings,
+      from: settings.from ?? 'beginning',
+      ...(settings.ephemeral ? { ephemeral: true } : {}),
+    })
+  }
+
+  async start(): Promise<void> {
+    this.source = await this.options.transport.consume(this.name, {
+      windowMax: this.options.limits.windowMax,
+      receive: (deliveries) => this.receive(deliveries),
+      revoked: (lease) => this.revoke(lease),
+    })
+    this.sweep()
+  }
+
+  /** Takes no more, finishes what runs (B12). */
+  async stop(): Promise<void> {
+    this.stopping = true
+    this.sweeper?.cancel()
+    this.due?.timer.cancel()
+    await this.claiming
+    if (this.running > 0) {
+      await new Promise<void>((resolve) => {
+        this.stopped = resolve
+      })
+    }
+    await this.source?.close()
+  }
+
+  /** Nothing received or claimed is unfinished. */
+  get idle(): boolean {
+    return this.inHand === 0 && this.running === 0 && this.claiming === undefined
+  }
+
+  async status(): Promise<SubscriptionStatus> {
+    const { transport, store, clock } = this.options
+    const backlog = await transport.backlog(this.name)
+    const counts = await store.read((reader) =>
+      reader.get<{ deferred: number; dead: number; oldest: number | null }>(sql`
+        select (select count(*) from bus_deferred where subscription = ${this.name}) as deferred,
+          (select min(due_at) from bus_deferred where subscription = ${this.name}) as oldest,
+          (select count(*) from bus_dead_letter where subscription = ${this.name} and status = 'open') as dead`),
+    )
+    return {
+      name: this.name,
+      ...backlog,
+      oldestAgeMs: backlog.oldestAt === null ? 0 : Math.max(0, clock.now() - backlog.oldestAt),
+      inFlight: this.inHand,
+      deferred: Number(counts!.deferred),
+      deadLetters: Number(counts!.dead),
+    }
+  }
+
+  /** True where a deferred message is due, or would be without waiting for the clock. */
+  async hasDue(): Promise<boolean> {
+    const now = this.options.clock.now()
+    const row = await this.options.store.read((reader) =>
+      reader.get(sql`select 1 as one from bus_deferred where subscription = ${this.name} and due_at <= ${now} limit 1`),
+    )
+    return row !== undefined
+  }
+
+  // --- taking in, and dealing out to batches (C1) ---
+
+  private receive(deliveries: Delivery[]): void {
+    if (this.stopping) return // not acknowledged: they come again
+    this.options.onStep('receive')
+    for (const delivery of deliveries) {
+      this.enqueue(newWork(delivery.message, delivery, null))
+    }
+    this.schedulePump()
+  }
+
+  private enqueue(work: Work): void {
+    this.inHand += 1
+    let lane = this.lanes.get(work.lane)
+    if (!lane) {
+      lane = { queue: [], busy: false }
+      this.lanes.set(work.lane, lane)
+    }
+    lane.queue.push(work)
+    if (lane.queue.length === 1 && !lane.busy) this.ready.push(work.lane)
+  }
+
+  private revoke(lease: { shard: number; epoch: number }): void {
+    for (const [key, lane] of this.lanes) {
+      const kept = lane.queue.filter(
+        (work) => work.delivery?.lease.shard !== lease.shard || work.delivery.lease.epoch !== lease.epoch,
+      )
+      this.inHand -= lane.queue.length - kept.length
+      lane.queue = kept
+      if (kept.length === 0 && !lane.busy) this.lanes.delete(key)
+    }
+  }
+
+  private schedulePump(): void {
+    if (this.pumping) return
+    this.pumping = true
+    queueMicrotask(() => {
+      this.pumping = false
+      this.pump()
+    })
+  }
+
+  private pump(): void {
+    const concurrency = this.options.settings.concurrency ?? this.options.limits.concurrency
+    while (!this.stopping && this.running < concurrency) {
+      const batch = this.nextBatch()
+      if (batch.length === 0) return
+      this.running += 1
+      void this.run(batch).finally(() => this.finished(batch))
+    }
+  }
+
+  private finished(batch: Work[]): void {
+    this.running -= 1
+    this.inHand -= batch.length
+    for (const work of batch) {
+      const lane = this.lanes.get(work.lane)
+      if (!lane?.busy) continue
+      lane.busy = false
+      if (lane.queue.length > 0) this.ready.push(work.lane)
+      else this.lanes.delete(work.lane)
+    }
+    if (this.stopping && this.running === 0) this.stopped?.()
+    else this.pump()
+  }
+
+  /** Runs of plain messages fill one batch; a message with outside work, or a guarded one, is a batch of its own. */
+  private nextBatch(): Work[] {
+    const batch: Work[] = []
+    while (this.readyHead < this.ready.length && batch.length < this.options.limits.batchMax) {
+      const key = this.ready[this.readyHead]!
+      const lane = this.lanes.get(key)
+      if (!lane || lane.busy || lane.queue.length === 0) {
+        this.readyHead += 1
+        continue
+      }
+      if (this.runsAlone(lane.queue[0]!)) {
+        if (batch.length > 0) break
+        batch.push(lane.queue.shift()!)
+        lane.busy = true
+        this.readyHead += 1
+        break
+      }
+      const room = this.options.limits.batchMax - batch.length
+      let taken = 0
+      while (taken < room && taken < lane.queue.length && !this.runsAlone(lane.queue[taken]!)) taken += 1
+      batch.push(...lane.queue.splice(0, taken))
+      lane.busy = true
+      this.readyHead += 1
+    }
+    if (this.readyHead === this.ready.length) {
+      this.ready = []
+      this.readyHead = 0
+    } else if (this.readyHead > 1_024) {
+      this.ready = this.ready.slice(this.readyHead)
+      this.readyHead = 0
+    }
+    return batch
+  }
+
+  private runsAlone(work: Work): boolean {
+    if (work.delivery?.redelivered) return true
+    for (const { handler } of this.handlersOf(work.wire)) if (typeof handler !== 'function') return true
+    return false
+  }
+
+  private handlersOf(wire: WireMessage): Registration[] {
+    const byHeaders = wire.headers !== undefined && this.registrations.some(({ binding }) => binding.kind === 'headers')
+    if (byHeaders) return this.registrations.filter(({ binding }) => matches(binding, wire))
+    let found = this.byType.get(wire.type)
+    if (!found) {
+      found = this.registrations.filter(({ binding }) => matches(binding, wire))
+      if (this.byType.size > 10_000) this.byType.clear() // types of strangers are not remembered without end
+      this.byType.set(wire.type, found)
+    }
+    return found
+  }
+
+  // --- running a batch ---
+
+  private async run(batch: Work[]): Promise<void> {
+    for (;;) {
+      try {
+        await this.runOnce(batch)
+        this.healthy = true
+        break
+      } catch (error) {
+        if (error instanceof BusError && error.code === 'fenced') {
+          this.options.log.warn({ subscription: this.name, count: batch.length }, error.message)
+          return // whoever took over does the work; nothing is acknowledged
+        }
+        if (!(error instanceof UnavailableError))
+          this.options.log.error(
+            { subscription: this.name, err: error },
+            'a batch failed in an unforeseen way; it is tried again',
+          )
+        else if (this.healthy) this.options.log.warn({ subscription: this.name }, error.message)
+        this.healthy = false // C8
+        await new Promise<void>((resolve) => this.options.clock.after(UNAVAILABLE_RETRY_MS, resolve))
+        if (this.stopping) return
+      }
+    }
+    const deliveries: Delivery[] = []
+    for (const work of batch) if (work.delivery) deliveries.push(work.delivery)
+    if (deliveries.length > 0) this.source?.ack(deliveries) // C3
+    this.options.onStep('ack')
+  }
+
+  private async runOnce(batch: Work[]): Promise<void> {
+    const first = batch[0]!
+    if (first.delivery?.redelivered && !(await this.countBefore(first))) return
+    if (batch.length === 1 && !(await this.reachOutside(first))) return
+    if (batch.length > 1 || (first.outsideError === undefined && first.guardedAttempt === 0)) {
+      try {
+        await this.withTimeout(batch.length, (signal) => this.commit(batch, 'together', signal))
+        return
+      } catch (error) {
+        if (error instanceof UnavailableError || (error instanceof BusError && error.code === 'fenced')) throw error
+      }
+    }
+    await this.commit(batch, 'apart')
+  }
+
+  /**
+   * C2. `together`: a failure goes to the caller, and nothing has happened. `apart`: each failure is dealt with, and the
+   * rest stands.
+   */
+  private async commit(batch: Work[], mode: 'together' | 'apart', signal?: AbortSignal): Promise<void> {
+    const { store, onStep, onCommit } = this.options
+    let publications!: Publications
+    let failures: { work: Work; error: unknown }[] = []
+    await store.transaction(async (tx) => {
+      publications = new Publications(this.options.compose)
+      failures = []
+      onStep('begin')
+      await this.refuseFenced(tx, batch)
+      const fresh = await this.markInbox(tx, batch)
+      onStep('inbox')
+      const blocked = await this.blockedLanes(tx, batch)
+      for (const work of batch) {
+        if (signal?.aborted) throw new BusError('handler_timeout', 'the batch took too long')
+        if (work.delivery && !fresh.has(work)) continue
+        if (work.delivery && blocked.has(work.lane)) {
+          await this.defer(tx, work, 0, null, 'waits behind another message of its key')
+          continue
+        }
+        if (work.deferred && !(await this.stillDeferred(tx, work))) continue
+        const attempt = attemptOf(work)
+        if (mode === 'together') {
+          await this.invoke(work, tx, publications, attempt)
+        } else {
+          const mark = publications.mark()
+          try {
+            if (work.outsideError !== undefined) throw work.outsideError
+            await this.withTimeout(1, () => tx.savepoint(() => this.invoke(work, tx, publications, attempt)))
+          } catch (error) {
+            if (error instanceof UnavailableError) throw error
+            publications.backTo(mark)
+            failures.push({ work, error })
+            await this.failed(tx, work, error, attempt, blocked)
+            continue
+          }
+        }
+        await this.succeeded(tx, work, blocked)
+      }
+      onStep('effect')
+      await publications.write(tx)
+      onStep('outbox')
+    })
+    onStep('commit')
+    for (const { work, error } of failures) this.report(work, error)
+    onCommit(publications.count, publications.nextDueAt)
+    if (failures.length > 0 || batch.some((work) => work.deferred)) void this.planDue()
+  }
+
+  private async invoke(work: Work, tx: Tx, publications: Publications, attempt: number): Promise<void> {
+    const registrations = this.handlersOf(work.wire)
+    const message = this.decode(work.wire)
+    if (registrations.length === 0)
+      throw new PermanentError(`no handler of '${this.name}' takes ${work.wire.type}`, { code: 'no_handler' })
+    const context: HandlerContext = {
+      tx,
+      message,
+      attempt,
+      publish: publications.publishFrom({
+        correlationId: message.correlationId,
+        causationId: message.id,
+        traceparent: message.traceparent,
+      }),
+      cancel: (id) => publications.cancel(tx, id),
+    }
+    for (const registration of registrations) {
+      const { handler } = registration
+      if (typeof handler !== 'function' && !work.answers?.has(registration)) {
+        // It was blocked or handled when the outside work was due, and is neither any more: begin again.
+        throw new UnavailableError(
+          'store_unavailable',
+          `${work.wire.type} ${work.wire.id}: its outside work has to be done first`,
+        )
+      }
+      const call =
+        typeof handler === 'function'
+          ? () => handler(message.data, context)
+          : () => handler.handle(message.data, context, work.answers?.get(registration))
+      await this.throughMiddleware(context, call)
+    }
+  }
+
+  /** For a rehearsal: the handlers alone, without outside work. */
+  async tryOut(message: StoredMessage, tx: Tx, publications: Publications): Promise<void> {
+    const work = newWork(toWire(message), null, null)
+    const reachesOutside = this.handlersOf(work.wire).some(({ handler }) => typeof handler !== 'function')
+    if (reachesOutside) {
+      throw new BusError(
+        'invalid_argument',
+        `${message.type}: its handler reaches outside, which cannot be undone; redrive it instead`,
+      )
+    }
+    await this.withTimeout(1, () => this.invoke(work, tx, publications, 1))
+  }
+
+  private throughMiddleware(context: HandlerContext, call: () => MaybePromise<void>): MaybePromise<void> {
+    const { middleware } = this.options
+    if (middleware.length === 0) return call()
+    const step = async (index: number): Promise<void> => {
+      const next = middleware[index]
+      if (next) await next(context, () => step(index + 1))
+      else await call()
+    }
+    return step(0)
+  }
+
+  /** Decodes, upcasts and validates; once for all subscriptions of the process that get the same copy. Throws C6's errors. */
+  private decode(wire: WireMessage): Message {
+    const event = this.options.events.get(wire.type)
+    if (!event)
+      throw new PermanentError(`no definition of '${wire.type}' was given to ${this.options.service}`, {
+        code: 'unknown_event',
+      })
+    const known = decoded.get(wire)
+    if (known?.event === event) return known.message
+    const raw = this.options.compose.codec.decode(wire.body)
+    if (raw.type !== wire.type)
+      throw new PermanentError(`routed as '${wire.type}' but says it is '${raw.type}'`, { code: 'undecodable' })
+    const message = deepFreeze({ ...raw, data: upcast(event, raw.version, raw.data) })
+    decoded.set(wire, { event, message })
+    return message
+  }
+
+  /** Runs the outside work of a batch of one. False: there is nothing to do any more. */
+  private async reachOutside(work: Work): Promise<boolean> {
+    const registrations = this.handlersOf(work.wire).filter(({ handler }) => typeof handler !== 'function')
+    if (registrations.length === 0 || work.answers) return true
+    work.outsideError = undefined
+    const { store } = this.options
+    if (work.delivery) {
+      const known = await store.read((reader) => this.isKnown(reader, work))
+      if (known === 'handled') return true // the transaction finds the same, and acknowledges
+      if (known === 'blocked') return true // the transaction defers it
+    }
+    try {
+      const message = this.decode(work.wire)
+      const answers = new Map<Registration, unknown>()
+      await this.withTimeout(1, async (signal) => {
+        for (const registration of registrations) {
+          const { outside } = registration.handler as Exclude<Handler, (...args: never[]) => unknown>
+          const context: OutsideContext = {
+            message,
+            attempt: attemptOf(work),
+            signal,
+            read: (reading) => store.read(reading),
+          }
+          answers.set(registration, await outside(message.data, context))
+        }
+      })
+      work.answers = answers
+    } catch (error) {
+      if (error instanceof UnavailableError && error.code === 'store_unavailable') throw error
+      work.outsideError = error
+    }
+    return true
+  }
+
+  private async isKnown(reader: Reader, work: Work): Promise<'handled' | 'blocked' | 'new'> {
+    const row = await reader.get<{ handled: number | null; blocked: number | null }>(sql`
+      select (select 1 from bus_inbox where subscription = ${this.name} and id = ${work.wire.id}) as handled,
+        (select 1 from bus_deferred where subscription = ${this.name} and message_key = ${work.lane} limit 1) as blocked`)
+    return row?.handled ? 'handled' : row?.blocked ? 'blocked' : 'new'
+  }
+
+  /** C9. Counts the attempt in a commit of its own, so that a message which kills its process is not tried for ever. */
+  private async countBefore(work: Work): Promise<boolean> {
+    const { store, limits, settings } = this.options
+    const attemptsMax = settings.attemptsMax ?? limits.attemptsMax
+    const outcome = await store.transaction(async (tx) => {
+      if ((await this.isKnown(tx, work)) === 'handled') return 'handled'
+      // The process that died with it counts as the first attempt.
+      const row = await tx.get<{ attempts: number }>(sql`
+        insert into bus_attempt (subscription, id, attempts) values (${this.name}, ${work.wire.id}, 2)
+        on conflict (subscription, id) do update set attempts = bus_attempt.attempts + 1 returning attempts`)
+      work.guardedAttempt = Number(row!.attempts)
+      if (work.guardedAttempt <= attemptsMax) return 'run'
+      await this.markInbox(tx, [work])
+      const blocked = new Set<string>()
+      await this.failed(
+        tx,
+        work,
+        new BusError('attempts_exhausted', `the process died in each of ${attemptsMax} attempts`),
+        attemptsMax,
+        blocked,
+      )
+      return 'dead'
+    })
+    return outcome === 'run'
+  }
+
+  // --- the batch's bookkeeping, inside its transaction ---
+
+  /** C7. */
+  private async refuseFenced(tx: Tx, batch: Work[]): Promise<void> {
+    const epochs = new Map<number, number>()
+    for (const { delivery } of batch) {
+      if (!delivery) continue
+      const { shard, epoch } = delivery.lease
+      const seen = epochs.get(shard)
+      if (seen === undefined || epoch > seen) epochs.set(shard, epoch)
+    }
+    for (const [shard, epoch] of epochs) {
+      const known = await tx.get<{ epoch: number }>(
+        sql`select epoch from bus_fence where subscription = ${this.name} and shard = ${shard}`,
+      )
+      if (known && Number(known.epoch) === epoch) continue
+      if (known && Number(known.epoch) > epoch) {
+        throw new BusError(
+          'fenced',
+          `'${this.name}' lost its lease on shard ${shard} (epoch ${epoch}, now ${known.epoch}): what it was doing is left to the process that took over`,
+        )
+      }
+      await tx.run(sql`
+        insert into bus_fence (subscription, shard, epoch) values (${this.name}, ${shard}, ${epoch})
+        on conflict (subscription, shard) do update set epoch = excluded.epoch`)
+    }
+  }
+
+  private async markInbox(tx: Tx, batch: Work[]): Promise<Set<Work>> {
+    const arrived = batch.filter((work) => work.delivery)
+    if (arrived.length === 0) return new Set()
+    const at = this.options.clock.now()
+    const rows = arrived.map((work) => ({ subscription: this.name, id: work.wire.id, at }))
+    const inserted = await tx.insert('bus_inbox', rows, { orIgnore: true })
+    return new Set(inserted.map((position) => arrived[position]!))
+  }
+
+  private async blockedLanes(tx: Tx, batch: Work[]): Promise<Set<string>> {
+    const any = await tx.get(sql`select 1 as one from bus_deferred where subscription = ${this.name} limit 1`)
+    if (!any) return new Set()
+    const lanes = [...new Set(batch.map((work) => work.lane))]
+    const rows = await tx.all<{ message_key: string }>(sql`
+      select distinct message_key from bus_deferred where subscription = ${this.name} and message_key in ${list(lanes)}`)
+    return new Set(rows.map((row) => row.message_key))
+  }
+
+  private async stillDeferred(tx: Tx, work: Work): Promise<boolean> {
+    const row = await tx.get(sql`
+      select 1 as one from bus_deferred where position = ${work.deferred!.position} and attempts = ${work.deferred!.attempts}`)
+    return row !== undefined
+  }
+
+  private async succeeded(tx: Tx, work: Work, blocked: Set<string>): Promise<void> {
+    if (work.guardedAttempt > 0)
+      await tx.run(sql`delete from bus_attempt where subscription = ${this.name} and id = ${work.wire.id}`)
+    if (!work.deferred) return
+    await tx.run(sql`delete from bus_deferred where position = ${work.deferred.position}`)
+    await this.releaseNext(tx, work.lane, blocked)
+  }
+
+  /** The next message of a key, if one waits, is due now. */
+  private async releaseNext(tx: Tx, lane: string, blocked: Set<string>): Promise<void> {
+    const released = await tx.run(nextOfKeyIsDue(this.name, lane, this.options.clock.now()))
+    if (released === 0) blocked.delete(lane)
+  }
+
+  private async defer(tx: Tx, work: Work, attempts: number, dueAt: number | null, reason: string): Promise<void> {
+    await this.refuseFullBacklog(tx)
+    const { wire } = work
+    await tx.insert('bus_deferred', [
+      {
+        subscription: this.name,
+        message_key: work.lane,
+        id: wire.id,
+        type: wire.type,
+        headers: headersText(wire.headers),
+        body: wire.body,
+        attempts,
+        due_at: dueAt,
+        claimed_until: 0,
+        reason,
+      },
+    ])
+  }
+
+  private async refuseFullBacklog(tx: Tx): Promise<void> {
+    const max = this.options.limits.deferredMessagesMax
+    const bounds = await tx.get<{ low: number | null; high: number | null }>(
+      sql`select min(position) as low, max(position) as high from bus_deferred`,
+    )
+    if (!bounds?.high || Number(bounds.high) - Number(bounds.low) < max) return
+    const count = await tx.get<{ count: number }>(
+      sql`select count(*) as count from bus_deferred where subscription = ${this.name}`,
+    )
+    if (Number(count!.count) >= max) {
+      throw new UnavailableError(
+        'backlog_full',
+        `'${this.name}' has ${max} messages waiting behind retries and dead letters: redrive or discard its dead letters`,
+      )
+    }
+  }
+
+  /** C4, C5. `attempt` is the one that just failed. */
+  private async failed(tx: Tx, work: Work, error: unknown, attempt: number, blocked: Set<string>): Promise<void> {
+    const { settings, limits, clock } = this.options
+    if (work.guardedAttempt > 0)
+      await tx.run(sql`delete from bus_attempt where subscription = ${this.name} and id = ${work.wire.id}`)
+    blocked.add(work.lane)
+    if (!isPermanent(error) && attempt < (settings.attemptsMax ?? limits.attemptsMax)) {
+      const dueAt = clock.now() + this.backoffMs(attempt)
+      if (work.deferred) {
+        await tx.run(sql`
+          update bus_deferred set due_at = ${dueAt}, claimed_until = 0, reason = ${textOf(error)} where position = ${work.deferred.position}`)
+      } else {
+        await this.defer(tx, work, attempt, dueAt, textOf(error))
+      }
+      return
+    }
+    const parks = (settings.afterDeadLetter ?? 'park') === 'park'
+    await this.bury(tx, work, error, attempt, parks)
+    if (parks && !work.deferred) await this.defer(tx, work, attempt, null, textOf(error))
+    else if (parks)
+      await tx.run(
+        sql`update bus_deferred set due_at = null, claimed_until = 0, attempts = ${attempt} where position = ${work.deferred!.position}`,
+      )
+    else {
+      if (work.deferred) await tx.run(sql`delete from bus_deferred where position = ${work.deferred.position}`)
+      await this.releaseNext(tx, work.lane, blocked)
+    }
+  }
+
+  private async bury(tx: Tx, work: Work, error: unknown, attempts: number, parks: boolean): Promise<void> {
+    const { wire } = work
+    const now = this.options.clock.now()
+    await tx.insert('bus_dead_letter', [
+      {
+        id: this.options.compose.newId(),
+        subscription: this.name,
+        message_id: wire.id,
+        message_key: work.lane,
+        type: wire.type,
+        headers: headersText(wire.headers),
+        body: wire.body,
+        code: codeOf(error, attempts),
+        cause: textOf(error),
+        detail: (error as Error)?.stack ?? String(error),
+        attempts,
+        failed_at: now,
+        position: now,
+        status: 'open',
+        parks: parks ? 1 : 0,
+      },
+    ])
+  }
+
+  private backoffMs(attempt: number): number {
+    const {
+      firstMs = this.options.limits.backoffFirstMs,
+      factor = 2,
+      maxMs = this.options.limits.backoffMaxMs,
+      jitter = true,
+    } = this.options.settings.backoff ?? {}
+    const fullMs = Math.min(maxMs, firstMs * factor ** (attempt - 1))
+    return Math.round(jitter ? fullMs * (0.5 + this.options.random() / 2) : fullMs)
+  }
+
+  private report(work: Work, error: unknown): void {
+    this.options.log.warn(
+      { subscription: this.name, type: work.wire.type, messageId: work.wire.id, attempt: attemptOf(work), err: error },
+      'a handler failed',
+    )
+  }
+
+  // --- deferred messages that are due (C4) ---
+
+  private sweep(): void {
+    this.sweeper = this.options.clock.after(this.options.limits.sweepMs, () => this.sweep())
+    void this.planDue()
+  }
+
+  /** Sets the clock for the next due row; somebody may have changed it from outside (a redrive, another process). */
+  async planDue(): Promise<void> {
+    if (this.stopping) return
+    try {
+      const row = await this.options.store.read((reader) =>
+        reader.get<{ at: number | null }>(sql`
+          select min(case when claimed_until > due_at then claimed_until else due_at end) as at from bus_deferred
+          where subscription = ${this.name} and due_at is not null`),
+      )
+      if (row?.at === null || row?.at === undefined || this.stopping) return
+      const at = Number(row.at)
+      if (this.due && this.due.at <= at) return
+      this.due?.timer.cancel()
+      const delayMs = Math.max(0, at - this.options.clock.now())
+      if (delayMs === 0) return this.claimSoon()
+      this.due = { at, timer: this.options.clock.after(delayMs, () => this.claimSoon()) }
+    } catch (error) {
+      this.options.log.warn(
+        { subscription: this.name, err: error },
+        'the deferred messages could not be read; tried again with the next sweep',
+      )
+    }
+  }
+
+  private claimSoon(): void {
+    this.due = undefined
+    if (this.stopping) return
+    this.claiming ??= this.claimDue()
+      .catch((error) =>
+        this.options.log.warn(
+          { subscription: this.name, err: error },
+          'due messages could not be claimed; tried again with the next sweep',
+        ),
+      )
+      .finally(() => {
+        this.claiming = undefined
+        void this.planDue()
+      })
+  }
+
+  private async claimDue(): Promise<void> {
+    const { store, clock, settings, limits } = this.options
+    const claimMs = (settings.handlerTimeoutMs ?? limits.handlerTimeoutMs) + CLAIM_MARGIN_MS
+    const rows = await store.transaction(async (tx) => {
+      const now = clock.now()
+      return tx.all<StoredMessage & { position: number; message_key: string; attempts: number }>(sql`
+        update bus_deferred set attempts = attempts + 1, claimed_until = ${now + claimMs}
+        where position in (
+          select position from bus_deferred
+          where subscription = ${this.name} and due_at <= ${now} and claimed_until <= ${now} order by due_at limit ${DUE_MAX})
+        returning position, id, type, message_key, headers, body, attempts`)
+    })
+    for (const row of rows) {
+      this.enqueue(
+        newWork(
+          { ...toWire(row) },
+          null,
+          { position: Number(row.position), attempts: Number(row.attempts) },
+          row.message_key,
+        ),
+      )
+    }
+    this.schedulePump()
+  }
+
+  /** Rejects with `handler_timeout` after handlerTimeoutMs for each of `count` handlers. */
+  private async withTimeout<T>(count: number, work: (signal: AbortSignal) => Promise<T>): Promise<T> {
+    const timeoutMs = (this.options.settings.handlerTimeoutMs ?? this.options.limits.handlerTimeoutMs) * count
+    const abort = new AbortController()
+    let timer: Timer | undefined
+    const late = new Promise<never>((_, reject) => {
+      timer = this.options.clock.after(timeoutMs, () => {
+        const error = new BusError(
+          'handler_timeout',
+          `not done after ${timeoutMs} ms: make the handler quicker, or raise handlerTimeoutMs`,
+        )
+        reject(error)
+        abort.abort(error)
+      })
+    })
+    try {
+      return await Promise.race([work(abort.signal), late])
+    } finally {
+      timer?.cancel()
+    }
+  }
+}
+
+/** Makes the first waiting message of a key due. Used where its predecessor has left: done, discarded, skipped. */
+export function nextOfKeyIsDue(subscription: string, key: string, now: number) {
+  return sql`
+    update bus_deferred set due_at = ${now}, claimed_until = 0
+    where position = (select min(position) from bus_deferred where subscription = ${subscription} and message_key = ${key})`
+}
+
+function newWork(
+  wire: WireMessage,
+  delivery: Delivery | null,
+  deferred: Work['deferred'],
+  lane = wire.key ?? wire.id,
+): Work {
+  return { wire, lane, delivery, deferred, answers: null, outsideError: undefined, guardedAttempt: 0 }
+}
+
+function attemptOf(work: Work): number {
+  return work.deferred?.attempts ?? Math.max(1, work.guardedAttempt)
+}
+
+const PERMANENT: ReadonlySet<string> = new Set([
+  'undecodable',
+  'unknown_event',
+  'version_too_new',
+  'no_upcaster',
+  'no_handler',
+  'permanent',
+  'attempts_exhausted',
+])
+
+/** Errors that another try cannot mend. An invalid payload of the handler's own publication is mended by a new release only. */
+function isPermanent(error: unknown): boolean {
+  return (
+    error instanceof PermanentError ||
+    (error instanceof BusError &&
+      (PERMANENT.has(error.code) || error.code === 'invalid_payload' || error.code === 'not_owner'))
+  )
+}
+
+function codeOf(error: unknown, attempts: number): string {
+  if (error instanceof BusError) return error.code
+  return attempts > 0 ? 'attempts_exhausted' : 'permanent'
+}
+
+function textOf(error: unknown): string {
+  return error instanceof Error ? error.message : String(error)
+}
+
+function deepFreeze<T>(value: T): T {
+  if (typeof value === 'object' && value !== null && !ArrayBuffer.isView(value)) {
+    for (const key in value) deepFreeze(value[key])
+    Object.freeze(value)
+  }
+  return value
+}

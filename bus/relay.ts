@@ -1,0 +1,170 @@
+/**
+ * The relay carries the outbox to the broker.
+ *
+ * R1 Rows go out in the order of their positions, and none before all those ahead of it were confirmed; so the first
+ *    time that a message arrives is in order, whoever else relays the same rows.
+ * R2 A row is deleted only after the broker confirmed it. A crash between the two sends it again; the inbox knows it.
+ * R3 While the broker is away nothing is lost and nobody waits: it is tried again with back-off.
+ */
+import type { Clock, Timer } from './clock.ts'
+import type { Step } from './consumer.ts'
+import type { Limits } from './limits.ts'
+import { type StoredMessage, toWire } from './outbox.ts'
+import { sql } from './sql.ts'
+import type { Store } from './store.ts'
+import type { Transport } from './transport.ts'
+
+/** Confirmed rows are deleted after this long, or when there are so many. */
+const MARK_MS = 50
+const MARK_ROWS = 4_000
+const RETRY_FIRST_MS = 50
+const RETRY_MAX_MS = 5_000
+
+export type RelayOptions = {
+  store: Store
+  transport: Transport
+  clock: Clock
+  limits: Limits
+  onStep: (step: Step) => void
+  onFailure: (error: unknown) => void
+}
+
+export class Relay {
+  private readonly options: RelayOptions
+  private running: Promise<void> | undefined
+  private again = false
+  private stopped = false
+  /** Up to here the broker has confirmed. */
+  sentTo = 0
+  private markedTo = 0
+  private marking: Promise<void> | undefined
+  private markTimer: Timer | undefined
+  private retry: { timer: Timer; failures: number } | undefined
+  private sweeper: Timer | undefined
+
+  constructor(options: RelayOptions) {
+    this.options = options
+  }
+
+  /** The broker took the last batch; false while it is away. */
+  get healthy(): boolean {
+    return this.retry === undefined
+  }
+
+  get idle(): boolean {
+    return this.running === undefined && this.marking === undefined && this.retry === undefined
+  }
+
+  /** True where rows stand in the outbox that the broker has not confirmed. */
+  async hasUnsent(): Promise<boolean> {
+    const row = await this.options.store.read((reader) =>
+      reader.get(sql`select 1 as one from bus_outbox where position > ${this.sentTo} limit 1`),
+    )
+    return row !== undefined
+  }
+
+  start(): void {
+    this.wake()
+    this.sweep()
+  }
+
+  /** Rows that a process left behind when it died are found here; one's own are announced by `wake`. */
+  private sweep(): void {
+    this.sweeper = this.options.clock.after(this.options.limits.sweepMs, () => {
+      this.wake()
+      if (!this.stopped) this.sweep()
+    })
+  }
+
+  wake(): void {
+    if (this.stopped || this.retry) return
+    this.again = true
+    this.running ??= this.run()
+  }
+
+  private async run(): Promise<void> {
+    try {
+      while (this.again && !this.stopped) {
+        this.again = false
+        while ((await this.sendBatch()) && !this.stopped);
+      }
+      this.running = undefined
+    } catch (error) {
+      this.running = undefined
+      this.failed(error)
+    }
+  }
+
+  /** True where more may be waiting. */
+  private async sendBatch(): Promise<boolean> {
+    const { store, transport, limits, onStep } = this.options
+    const rows = await store.read((reader) =>
+      reader.all<StoredMessage & { position: number }>(sql`
+        select position, id, type, message_key, headers, body from bus_outbox
+        where position > ${this.sentTo} order by position limit ${limits.relayBatchMax}`),
+    )
+    const last = rows.at(-1)
+    if (!last) return false
+    await transport.publish(rows.map(toWire)) // R1: awaited before the next batch is read
+    onStep('relay')
+    this.sentTo = last.position
+    this.markSoon()
+    return rows.length === limits.relayBatchMax
+  }
+
+  private markSoon(): void {
+    if (this.marking || this.stopped) return
+    if (this.sentTo - this.markedTo >= MARK_ROWS) this.marking = this.mark()
+    else this.markTimer ??= this.options.clock.after(MARK_MS, () => this.markNow())
+  }
+
+  private markNow(): void {
+    this.markTimer = undefined
+    this.marking ??= this.mark()
+  }
+
+  /** Deletes what was confirmed (R2): many at once, since each deletion costs pages and a commit. */
+  private async mark(): Promise<void> {
+    const { store, onStep, onFailure } = this.options
+    try {
+      while (this.markedTo < this.sentTo) {
+        const upTo = this.sentTo
+        await store.transaction(async (tx) => {
+          await tx.run(sql`delete from bus_outbox where position <= ${upTo}`)
+        })
+        this.markedTo = upTo
+        onStep('mark')
+      }
+    } catch (error) {
+      onFailure(error) // they stay, and are deleted with the next
+    } finally {
+      this.marking = undefined
+    }
+  }
+
+  private failed(error: unknown): void {
+    const { clock, onFailure } = this.options
+    onFailure(error)
+    if (this.stopped) return
+    const failures = (this.retry?.failures ?? 0) + 1
+    const delayMs = Math.min(RETRY_MAX_MS, RETRY_FIRST_MS * 2 ** failures)
+    const timer = clock.after(delayMs, () => {
+      this.again = true
+      this.running = this.run().then(() => {
+        if (this.retry?.failures === failures) this.retry = undefined
+        this.wake()
+      })
+    })
+    this.retry = { timer, failures }
+  }
+
+  async stop(): Promise<void> {
+    this.stopped = true
+    this.sweeper?.cancel()
+    this.retry?.timer.cancel()
+    await this.running
+    this.markTimer?.cancel()
+    await this.marking
+    if (this.markedTo < this.sentTo) await this.mark()
+  }
+}

@@ -1,0 +1,27 @@
+import { test as nodeTest } from 'node:test'
+
+export type SuiteContext = { skip(why: string): void }
+
+/** How a suite registers its cases: `test` of node:test by default, or any runner's function brought into this shape. */
+export type SuiteTest = (
+  name: string,
+  options: { timeout: number },
+  run: (context: SuiteContext) => Promise<void>,
+) => unknown
+
+export type SuiteRunner = {
+  /** Registers one case; `test` of node:test by default. */
+  test?: SuiteTest
+  /** Runs only the cases whose name this matches; all by default. */
+  only?: RegExp
+}
+
+/** Real milliseconds that one case may take: a limit for what hangs, not a measure. */
+const CASE_TIMEOUT_MS = 60_000
+
+/** Registers cases one after another, each under the suite's name. */
+export function caseRegistrar(suite: string, { test = nodeTest as SuiteTest, only }: SuiteRunner) {
+  return (name: string, run: (context: SuiteContext) => Promise<void>): void => {
+    if (!only || only.test(name)) test(`${suite}: ${name}`, { timeout: CASE_TIMEOUT_MS }, run)
+  }
+}

@@ -1,0 +1,7 @@
+import { join } from 'node:path'
+import { transportSuite } from '../testing/transport-suite.ts'
+import { sqliteTransport } from './sqlite.ts'
+
+transportSuite('sqlite', {
+  open: (world) => sqliteTransport(join(world.directory, 'broker.db')),
+})

@@ -1,0 +1,83 @@
+import assert from 'node:assert/strict'
+import { resolve } from 'node:path'
+import { test } from 'node:test'
+import { readConfig } from './config.ts'
+import { StartError } from './start-error.ts'
+
+const services = ['order', 'payment']
+const read = (environment: Record<string, string>) => readConfig(environment, services)
+const refused = (environment: Record<string, string>) => {
+  try {
+    read(environment)
+  } catch (error) {
+    assert(error instanceof StartError)
+    assert.equal(error.exitCode, 2)
+    return error.message
+  }
+  assert.fail('the environment was accepted')
+}
+
+test('an empty environment gives the defaults', () => {
+  const config = read({})
+  assert.equal(config.port, 3000)
+  assert.equal(config.dataDir, resolve('data'))
+  assert.deepEqual(config.broker, { scheme: 'sqlite', url: 'sqlite:', path: resolve('data/broker.db') })
+  assert.equal(config.database.path, resolve('data'))
+  assert.deepEqual(config.services, services)
+  assert.equal(config.serviceUrls.size, 0)
+  assert.equal(config.seed, null)
+  assert.equal(config.timers.holdMs, 900_000)
+  assert.equal(config.timers.returnWindowMs, 30 * 86_400_000)
+})
+
+test('what is given is used; an empty value counts as not given', () => {
+  const config = read({
+    PORT: '0',
+    DATA_DIR: '/tmp/shop',
+    BROKER_URL: 'sqlite:///tmp/other.db',
+    SERVICES: ' payment, payment ',
+    SERVICE_URLS: 'order=http://order:3001/',
+    SEED: '0',
+    PROVIDER_FAILURE_RATE: '0.25',
+    HOLD_MS: '',
+    LOG_LEVEL: 'debug',
+  })
+  assert.equal(config.port, 0)
+  assert.equal(config.broker.path, '/tmp/other.db')
+  assert.equal(config.database.path, '/tmp/shop')
+  assert.deepEqual(config.services, ['payment'])
+  assert.deepEqual([...config.serviceUrls], [['order', 'http://order:3001']])
+  assert.equal(config.seed, 0)
+  assert.equal(config.provider.failureRate, 0.25)
+  assert.equal(config.timers.holdMs, 900_000)
+})
+
+test('a bad value is named, with what was given and what is expected', () => {
+  assert.equal(
+    refused({ PORT: '70000' }),
+    "PORT is '70000': expected a whole number from 0 to 65535 (0: any free port)",
+  )
+  assert.match(refused({ PORT: 'http' }), /^PORT is 'http'/)
+  assert.match(refused({ HOLD_MS: '-1' }), /^HOLD_MS is '-1': .*milliseconds/)
+  assert.match(refused({ PROVIDER_FAILURE_RATE: '1.5' }), /from 0 to 1$/)
+  assert.match(refused({ LOG_LEVEL: 'loud' }), /one of fatal, error/)
+  assert.match(refused({ SERVICES: 'order,orders' }), /^SERVICES is 'order,orders': .*order, payment$/)
+  assert.match(refused({ SERVICES: ',' }), /^SERVICES/)
+  for (const wrong of ['order', 'order=', 'order=ftp://x', 'nobody=http://x', 'order=http://x/path']) {
+    assert.match(refused({ SERVICE_URLS: wrong }), /^SERVICE_URLS is/)
+  }
+})
+
+test('every bad value is reported at once, one line each', () => {
+  assert.equal(refused({ PORT: 'x', SEED: 'y' }).split('\n').length, 2)
+})
+
+test('a scheme that has no transport yet says what to use', () => {
+  assert.match(refused({ BROKER_URL: 'ftp://x' }), /expected a URL; use sqlite:/)
+  assert.match(refused({ DATABASE_URL: 'nothing' }), /expected a URL; use sqlite:/)
+})
+
+test('secrets are not shown', () => {
+  assert.equal(refused({ TOKEN_SECRET: 'hunter2' }).includes('hunter2'), false)
+  assert.equal(refused({ BROKER_URL: 'ftp://me:hunter2@x' }).includes('hunter2'), false)
+})

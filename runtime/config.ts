@@ -1,0 +1,222 @@
+import { join, resolve } from 'node:path'
+import { z } from 'zod'
+import { StartError } from './start-error.ts'
+
+/**
+ * Everything that the environment decides, read once at the start. Every variable has a default; an empty one counts as
+ * not given. Durations are milliseconds.
+ */
+
+const MINUTE_MS = 60_000
+const HOUR_MS = 60 * MINUTE_MS
+const DAY_MS = 24 * HOUR_MS
+const DURATION_MAX_MS = 10 * 365 * DAY_MS
+const TOKEN_SECRET_LENGTH_MIN = 32
+
+/** What each scheme of BROKER_URL is: ready, or what it waits for. */
+const brokerSchemes: Schemes = {
+  sqlite: 'ready',
+  amqp: 'comes with the RabbitMQ transport',
+  kafka: 'comes with the Kafka transport',
+  redis: 'comes with the Redis transport',
+}
+
+/** What each scheme of DATABASE_URL is: ready, or what it waits for. */
+const databaseSchemes: Schemes = {
+  sqlite: 'ready',
+  postgres: 'comes with the PostgreSQL store',
+}
+
+type Schemes = Readonly<Record<string, 'ready' | `comes with ${string}`>>
+
+/** Where a broker or a database is. `path`: for `sqlite:`, the absolute file (broker) or folder (databases). */
+export type Address = { readonly scheme: string; readonly url: string; readonly path: string }
+
+export type Config = ReturnType<typeof readConfig>
+
+const whole = (fallback: number, min: number, max: number, unit = '') => {
+  const expected = `a whole number from ${min} to ${max}${unit}`
+  return z
+    .string()
+    .regex(/^\d+$/, expected)
+    .transform(Number)
+    .refine((value) => value >= min && value <= max, expected)
+    .default(fallback)
+}
+const duration = (fallback: number) => whole(fallback, 0, DURATION_MAX_MS, ' (milliseconds)')
+const share = (fallback: number) => {
+  const expected = 'a number from 0 to 1'
+  return z
+    .string()
+    .regex(/^(\d+(\.\d*)?|\.\d+)$/, expected)
+    .transform(Number)
+    .refine((value) => value <= 1, expected)
+    .default(fallback)
+}
+const oneOf = <const Values extends readonly [string, ...string[]]>(values: Values, fallback: Values[number]) =>
+  z.enum(values, `one of ${values.join(', ')}`).default(fallback as never)
+
+function variables(services: readonly string[]) {
+  return z.object({
+    PORT: whole(3000, 0, 65_535, ' (0: any free port)'),
+    HOST: z.string().optional(),
+    DATA_DIR: z.string().default('./data'),
+    BROKER_URL: url(brokerSchemes),
+    DATABASE_URL: url(databaseSchemes),
+    SERVICES: serviceNames(services),
+    SERVICE_URLS: serviceUrls(services),
+    LOG_LEVEL: oneOf(['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent'], 'info'),
+    NODE_ENV: oneOf(['development', 'production', 'test'], 'development'),
+    TOKEN_SECRET: z
+      .string()
+      .min(TOKEN_SECRET_LENGTH_MIN, `at least ${TOKEN_SECRET_LENGTH_MIN} characters of chance`)
+      .optional(),
+    SEED: whole(0, 0, 2 ** 32 - 1).optional(),
+
+    HOLD_MS: duration(15 * MINUTE_MS),
+    PAYMENT_DECISION_MS: duration(10 * MINUTE_MS),
+    CAPTURE_DEADLINE_MS: duration(6 * DAY_MS),
+    PICKING_GRACE_MS: duration(1 * MINUTE_MS),
+    SHIPPING_DEADLINE_MS: duration(48 * HOUR_MS),
+    CARRIER_SILENCE_MS: duration(30 * DAY_MS),
+    RETURN_WINDOW_MS: duration(30 * DAY_MS),
+    CART_ABANDONED_MS: duration(24 * HOUR_MS),
+    ORDER_STALLED_MS: duration(72 * HOUR_MS),
+
+    PROVIDER_FAILURE_RATE: share(0),
+    PROVIDER_DELAY_MS: duration(0),
+    CARRIER_FAILURE_RATE: share(0),
+    CARRIER_DELAY_MS: duration(1000),
+    MAILER_FAILURE_RATE: share(0),
+    MAILER_DELAY_MS: duration(0),
+  })
+}
+
+/**
+ * @param environment as `process.env`
+ * @param services the names that SERVICES and SERVICE_URLS may use
+ * @throws StartError with exit code 2, one line for each variable that is wrong
+ */
+export function readConfig(environment: Readonly<Record<string, string | undefined>>, services: readonly string[]) {
+  const given = Object.fromEntries(Object.entries(environment).filter(([, value]) => value?.trim()))
+  const parsed = variables(services).safeParse(given)
+  if (!parsed.success) throw refuse(given, parsed.error.issues)
+  const read = parsed.data
+  const dataDir = resolve(read.DATA_DIR)
+  return {
+    port: read.PORT,
+    /** Undefined: every interface. */
+    host: read.HOST,
+    dataDir,
+    broker: locate(read.BROKER_URL, join(dataDir, 'broker.db')),
+    database: locate(read.DATABASE_URL, dataDir),
+    /** Services that this process runs. */
+    services: read.SERVICES,
+    /** Where services of other processes answer: name → origin without a slash at its end. */
+    serviceUrls: read.SERVICE_URLS,
+    logLevel: read.LOG_LEVEL,
+    mode: read.NODE_ENV,
+    /** Null: tokenSecret() keeps a random one in the data folder. */
+    tokenSecret: read.TOKEN_SECRET ?? null,
+    /** Null: chance. */
+    seed: given.SEED === undefined ? null : read.SEED!,
+    timers: {
+      /** T1 */ holdMs: read.HOLD_MS,
+      /** T2 */ paymentDecisionMs: read.PAYMENT_DECISION_MS,
+      /** T3 */ captureDeadlineMs: read.CAPTURE_DEADLINE_MS,
+      /** T4 */ pickingGraceMs: read.PICKING_GRACE_MS,
+      /** T5 */ shippingDeadlineMs: read.SHIPPING_DEADLINE_MS,
+      /** T6 */ carrierSilenceMs: read.CARRIER_SILENCE_MS,
+      /** T7 */ returnWindowMs: read.RETURN_WINDOW_MS,
+      /** T8 */ cartAbandonedMs: read.CART_ABANDONED_MS,
+      /** T9 */ orderStalledMs: read.ORDER_STALLED_MS,
+    },
+    /** The simulated outside world. Rates are shares from 0 to 1. */
+    provider: { failureRate: read.PROVIDER_FAILURE_RATE, delayMs: read.PROVIDER_DELAY_MS },
+    carrier: { failureRate: read.CARRIER_FAILURE_RATE, delayMs: read.CARRIER_DELAY_MS },
+    mailer: { failureRate: read.MAILER_FAILURE_RATE, delayMs: read.MAILER_DELAY_MS },
+  } as const
+}
+
+function url(schemes: Schemes) {
+  const ready = Object.keys(schemes).filter((scheme) => schemes[scheme] === 'ready')
+  const use = `use ${ready.map((scheme) => `${scheme}:`).join(' or ')}`
+  return z
+    .string()
+    .default('sqlite:')
+    .superRefine((text, check) => {
+      const state = schemes[schemeOf(text)]
+      if (state === 'ready') return
+      check.addIssue({
+        code: 'custom',
+        message: state ? `another scheme (${schemeOf(text)}: ${state}); ${use}` : `a URL; ${use}`,
+      })
+    })
+}
+
+function schemeOf(text: string): string {
+  return text.slice(0, Math.max(0, text.indexOf(':'))).toLowerCase()
+}
+
+/** `sqlite:` alone is the default path; `sqlite:./here.db`, `sqlite:/there.db` and `sqlite:///there.db` name one. */
+function locate(text: string, defaultPath: string): Address {
+  const path = text.slice(text.indexOf(':') + 1).replace(/^\/\//, '')
+  return { scheme: schemeOf(text), url: text, path: path === '' ? defaultPath : resolve(path) }
+}
+
+function serviceNames(known: readonly string[]) {
+  const expected = `names separated by commas, of ${known.join(', ')}`
+  return z
+    .string()
+    .transform((text) => [...new Set(pieces(text))])
+    .refine((names) => names.length > 0 && names.every((name) => known.includes(name)), expected)
+    .default([...known])
+}
+
+function serviceUrls(known: readonly string[]) {
+  const expected = `name=http://host:port pairs separated by commas, the names of ${known.join(', ')}`
+  return z
+    .string()
+    .transform((text) => new Map(pieces(text).map((pair) => splitPair(pair))))
+    .refine((pairs) => [...pairs].every(([name, address]) => known.includes(name) && isHttpOrigin(address)), expected)
+    .default(() => new Map<string, string>())
+}
+
+const pieces = (text: string) =>
+  text
+    .split(',')
+    .map((piece) => piece.trim())
+    .filter((piece) => piece !== '')
+
+function splitPair(pair: string): [name: string, address: string] {
+  const at = pair.indexOf('=')
+  return at < 0
+    ? [pair, '']
+    : [
+        pair.slice(0, at).trim(),
+        pair
+          .slice(at + 1)
+          .trim()
+          .replace(/\/+$/, ''),
+      ]
+}
+
+function isHttpOrigin(text: string): boolean {
+  return /^https?:$/.test(URL.parse(text)?.protocol ?? '') && URL.parse(text)!.origin === text.toLowerCase()
+}
+
+function refuse(given: Record<string, string | undefined>, issues: readonly z.core.$ZodIssue[]): StartError {
+  // One line a variable: its first issue; a later one would follow from it.
+  const first = new Map(issues.toReversed().map((issue) => [String(issue.path[0]), issue.message]))
+  const lines = [...first]
+    .toReversed()
+    .map(([name, expected]) => `${name} is ${show(name, given[name])}: expected ${expected}`)
+  return new StartError(lines.join('\n'), { exitCode: 2 })
+}
+
+/** What was given, without passwords. */
+function show(name: string, value = ''): string {
+  if (name === 'TOKEN_SECRET') return `${value.length} characters long`
+  const harmless = value.replace(/\/\/[^/@\s]*@/g, '//…@')
+  return `'${harmless.length > 200 ? `${harmless.slice(0, 200)}…` : harmless}'`
+}

@@ -1,0 +1,46 @@
+import { randomBytes, randomUUID } from 'node:crypto'
+import type { Context, MiddlewareHandler } from 'hono'
+
+/** Who asks. Roles: `customer`, `merchant`, `operator`. */
+export type Caller = { readonly userId: string; readonly roles: readonly string[] }
+
+/** What every handler finds in `c.var`. */
+export type ApiEnv = {
+  Variables: {
+    /** Taken from `X-Request-Id` or made; becomes the correlation id of what the request sets off. */
+    requestId: string
+    /** W3C Trace Context: the caller's trace, or a new one, with this request as the parent of what follows. */
+    traceparent: string
+    /** Null: nobody signed in. */
+    caller: Caller | null
+  }
+}
+
+const REQUEST_ID = /^[\w.:-]{1,128}$/
+const TRACEPARENT = /^([\da-f]{2})-([\da-f]{32})-([\da-f]{16})-([\da-f]{2})(-.*)?$/
+
+/** Gives each request its id and its place in a trace, and answers with the id. */
+export const requestContext: MiddlewareHandler<ApiEnv> = async (c, next) => {
+  const given = c.req.header('x-request-id')
+  const requestId = given !== undefined && REQUEST_ID.test(given) ? given : randomUUID()
+  c.set('requestId', requestId)
+  c.set('traceparent', continueTrace(c.req.header('traceparent')))
+  await next()
+  c.res.headers.set('x-request-id', requestId)
+}
+
+/** The options of `bus.transaction` and `bus.publish` for what this request sets off. */
+export function origin(c: Context<ApiEnv>): { correlationId: string; traceparent: string } {
+  return { correlationId: c.var.requestId, traceparent: c.var.traceparent }
+}
+
+/** The trace that `header` is part of, or a new one, with a fresh span. Source: https://www.w3.org/TR/trace-context/ */
+export function continueTrace(header: string | undefined): string {
+  const [, version, traceId, parentId, flags, rest] = TRACEPARENT.exec(header ?? '') ?? []
+  const valid =
+    version !== undefined && version !== 'ff' && !(version === '00' && rest) && !isZero(traceId!) && !isZero(parentId!)
+  const span = randomBytes(8).toString('hex')
+  return valid ? `00-${traceId}-${span}-${flags}` : `00-${randomBytes(16).toString('hex')}-${span}-01`
+}
+
+const isZero = (hex: string) => /^0+$/.test(hex)

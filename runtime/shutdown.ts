@@ -1,0 +1,49 @@
+import type { Log } from './log.ts'
+
+const CLOSE_LIMIT_MS = 15_000
+const signalNumbers = { SIGINT: 2, SIGTERM: 15 } as const
+
+/** What is used of `process`; a test gives its own. */
+export type Process = Pick<NodeJS.Process, 'on' | 'exit'>
+
+/**
+ * SIGTERM or SIGINT closes once and exits 0; a second signal exits at once, as the shell expects of one that was killed.
+ * An error that nobody caught is logged and ends the process with 1, without closing: what the process believes can no
+ * longer be trusted, and whatever was committed is taken up by the next one.
+ */
+export function onShutdown(
+  close: () => Promise<void>,
+  options: { log: Log; process?: Process; limitMs?: number },
+): void {
+  const { log, process = globalThis.process, limitMs = CLOSE_LIMIT_MS } = options
+  let closing = false
+
+  const stop = async (signal: keyof typeof signalNumbers) => {
+    if (closing) return process.exit(128 + signalNumbers[signal])
+    closing = true
+    log.info({ signal }, 'closing')
+    // Not unref'd: where close hangs with nothing else to do, the process still says so.
+    const tooLong = setTimeout(() => {
+      log.error({ limitMs }, 'closing took too long; what runs is cut and taken up at the next start')
+      process.exit(1)
+    }, limitMs)
+    try {
+      await close()
+      log.info('closed')
+      process.exit(0)
+    } catch (error) {
+      log.error({ err: error }, 'closing failed')
+      process.exit(1)
+    } finally {
+      clearTimeout(tooLong)
+    }
+  }
+  for (const signal of ['SIGINT', 'SIGTERM'] as const) process.on(signal, () => void stop(signal))
+
+  const fail = (error: unknown) => {
+    log.fatal({ err: error }, 'an error that nobody caught')
+    process.exit(1)
+  }
+  process.on('uncaughtException', fail)
+  process.on('unhandledRejection', fail)
+}
