@@ -1,7 +1,19 @@
 /** Owned by payment: the money of an order. Every event tells order and payment; refunds also which lines. */
 import { event } from '@shopsphere/bus'
 import { z } from 'zod'
-import { attempt, code, contractLimits, currency, id, partLine, sentence, text, timeMs, totalPence } from './values.ts'
+import {
+  attempt,
+  buyer,
+  code,
+  contractLimits,
+  currency,
+  id,
+  partLine,
+  sentence,
+  text,
+  timeMs,
+  totalPence,
+} from './values.ts'
 
 const orderId = 'ord_01939c1e-7000-7000-8000-000000000003'
 const paymentId = 'pay_01939c1e-7000-7000-8000-000000000004'

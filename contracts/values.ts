@@ -10,7 +10,7 @@ export const contractLimits = {
   emailCharactersMax: 254,
   countryCharactersMax: 64,
   /** Lines of one order, cart or shipment. */
-  linesMax: 1_000,
+  linesMax: 2_000,
   /** Units of one line. */
   quantityMax: 1_000_000,
   /** Units of all lines together. */

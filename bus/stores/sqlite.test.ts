@@ -4,4 +4,7 @@ import { sqliteStore } from './sqlite.ts'
 
 storeSuite('sqlite', { open: (world) => sqliteStore(join(world.directory, 'service.db')) })
 
-storeSuite('sqlite in memory', { open: () => sqliteStore(':memory:') })
+storeSuite('sqlite in memory', {
+  open: () => sqliteStore(':memory:'),
+  capabilities: { acrossProcesses: false, readsBesideWrites: false },
+})

@@ -1,4 +1,7 @@
 /** For people who write their own transport or store, and for tests of services: '@shopsphere/bus/testing'. */
+export { type BusSuiteOptions, busSuite } from './bus-suite.ts'
+export { type CrashPlan, type CrashSuiteOptions, type CrashWorld, crashSuite } from './crash-suite.ts'
+export { eventStoreSuite } from './event-store-suite.ts'
 export { type EventuallyOptions, eventually } from './eventually.ts'
 export { type StoreCapabilities, type StoreSuiteOptions, storeSuite } from './store-suite.ts'
 export type { SuiteContext, SuiteRunner, SuiteTest } from './suite-test.ts'

@@ -3,5 +3,6 @@ import { transportSuite } from '../testing/transport-suite.ts'
 import { sqliteTransport } from './sqlite.ts'
 
 transportSuite('sqlite', {
-  open: (world) => sqliteTransport(join(world.directory, 'broker.db')),
+  leasesFollowClock: true,
+  open: (world, { clock }) => sqliteTransport(join(world.directory, 'broker.db'), { clock }),
 })

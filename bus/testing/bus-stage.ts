@@ -1,0 +1,324 @@
+/** Where the cases of bus-suite.ts play: a shop that says things, a clerk that hears them, on one virtual clock. */
+import assert from 'node:assert/strict'
+import { type Bus, type BusOptions, createBus } from '../bus.ts'
+import { type Clock, type Random, seededRandom } from '../clock.ts'
+import { jsonCodec } from '../codec.ts'
+import type { HandlerContext } from '../consumer.ts'
+import { type EventType, event, type Schema } from '../event.ts'
+import { idMaker, type Message, type WireMessage } from '../message.ts'
+import { sql } from '../sql.ts'
+import type { Store, Tx } from '../store.ts'
+import type { Transport } from '../transport.ts'
+import { eventually } from './eventually.ts'
+import { FACT_TIMEOUT_MS } from './inbox.ts'
+import type { StoreCapabilities } from './store-suite.ts'
+import { type VirtualClock, virtualClock } from './virtual-clock.ts'
+import { createWorld, type World } from './world.ts'
+
+export type BusSuiteOptions = {
+  /** Another transport on the world's broker, as another process would make it; it need not be open yet. */
+  openTransport: (world: World, options: { clock: Clock }) => Transport | Promise<Transport>
+  /** A store on the service's own database in this world; it need not be open yet. */
+  openStore: (world: World, service: string, options: { clock: Clock }) => Store | Promise<Store>
+  /** What the store can; see `storeSuite`. Where it lives in one process only, that one store serves all of the service's. */
+  storeCapabilities?: Partial<StoreCapabilities>
+}
+
+/** What is said: `about` is the key. */
+export type Saying = { about: string | null; number: number; note?: string }
+
+export const said = saying('shop.said')
+export const shouted = saying('shop.shouted')
+export const answered = saying('clerk.answered')
+export const suiteEvents: readonly EventType[] = [said, shouted, answered]
+
+export function saying(
+  type: string,
+  version = 1,
+  upcast: NonNullable<Parameters<typeof event<Saying>>[1]['upcast']> = {},
+): EventType<Saying> {
+  return event<Saying>(type, { version, upcast, key: ({ about }) => about, schema: sayingSchema })
+}
+
+/** A Standard Schema by hand: this package depends on no validation library. */
+export function schemaOf<Data>(
+  problemOf: (value: any) => string | null,
+  output = (value: any): Data => value,
+): Schema<Data> {
+  return {
+    '~standard': {
+      version: 1,
+      vendor: 'bus-suite',
+      validate(value) {
+        const message = typeof value === 'object' && value !== null ? problemOf(value) : 'must be an object'
+        return message === null ? { value: output(value) } : { issues: [{ message }] }
+      },
+    },
+  }
+}
+
+const sayingSchema = schemaOf<Saying>(({ about, number, note }) => {
+  if (about !== null && typeof about !== 'string') return 'about must be a string or null'
+  if (!Number.isSafeInteger(number)) return 'number must be a whole number'
+  return note === undefined || typeof note === 'string' ? null : 'note must be a string'
+})
+
+const HEARD_DDL = `create table heard (turn bigint primary key, process text, subscription text, message_id text, type text,
+  about text, number bigint, note text, attempt bigint, at bigint)`
+
+/** One effect of one handler. */
+export type Heard = {
+  turn: number
+  /** Which process it was, counted from 1 in the order of starting. */
+  process: string
+  subscription: string
+  message_id: string
+  type: string
+  about: string | null
+  number: number
+  note: string | null
+  attempt: number
+  at: number
+}
+
+export type ProcessOptions = Partial<Omit<BusOptions, 'service' | 'store' | 'transport'>> & {
+  /** Stands between the bus and its broker. */
+  through?: (transport: Transport) => Transport
+  /** Give false to start it oneself. */
+  start?: boolean
+}
+
+/** A process of a service: its bus, and what that stands on. */
+export type Process = {
+  readonly bus: Bus
+  readonly store: Store
+  readonly transport: Transport
+  /** Closes everything, as a process that ends in good order. */
+  stop(): Promise<void>
+}
+
+export type Effects = {
+  /** A handler that writes what it hears; `inside` runs before, in the same transaction. */
+  hears(
+    inside?: (data: Saying, context: HandlerContext<Saying>) => unknown,
+    subscription?: string,
+  ): (data: Saying, context: HandlerContext<Saying>) => Promise<void>
+}
+
+export class Stage implements AsyncDisposable {
+  readonly world: World
+  readonly clock: VirtualClock = virtualClock()
+  readonly random: Random = seededRandom(4711)
+  readonly #options: BusSuiteOptions
+  readonly #running = new Set<Bus>()
+  readonly #newId = idMaker(this.clock, this.random)
+  #processes = 0
+  #turn = 0
+
+  private constructor(world: World, options: BusSuiteOptions) {
+    this.world = world
+    this.#options = options
+  }
+
+  static async open(options: BusSuiteOptions): Promise<Stage> {
+    return new Stage(await createWorld(), options)
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.world[Symbol.asyncDispose]()
+  }
+
+  get storesAreShared(): boolean {
+    return this.#options.storeCapabilities?.acrossProcesses ?? true
+  }
+
+  /** Starts a process of `service`; `setUp` subscribes. */
+  async run(
+    service: string,
+    setUp: (bus: Bus, effects: Effects) => void,
+    options: ProcessOptions = {},
+  ): Promise<Process> {
+    const { through = (transport) => transport, start = true, ...busOptions } = options
+    const process = `process ${++this.#processes}`
+    const store = await this.#storeOf(service)
+    const inner = await this.#options.openTransport(this.world, { clock: this.clock })
+    this.world.defer(() => inner.close())
+    const transport = through(inner)
+    const { clock, random } = this
+    const bus = createBus({ service, store, transport, clock, random, events: suiteEvents, ...busOptions })
+    setUp(bus, { hears: (inside, subscription = service) => this.#handler(process, subscription, inside) })
+
+    let stopping: Promise<void> | undefined
+    const stop = () => {
+      stopping ??= (async () => {
+        this.#running.delete(bus)
+        await this.whileTimePasses(bus.close())
+        await transport.close()
+        if (this.storesAreShared) await store.close()
+      })()
+      return stopping
+    }
+    this.world.defer(stop)
+    if (start) {
+      await bus.start()
+      this.#running.add(bus)
+    }
+    return { bus, store, transport, stop }
+  }
+
+  /** The bus of a process that was started by hand takes part in `quiet`. */
+  watch(bus: Bus): void {
+    this.#running.add(bus)
+  }
+
+  async #storeOf(service: string): Promise<Store> {
+    const make = async () => {
+      const store = await this.#options.openStore(this.world, service, { clock: this.clock })
+      this.world.defer(() => store.close())
+      await store.open()
+      await store.migrate('heard', HEARD_DDL)
+      return store
+    }
+    return this.storesAreShared ? make() : this.world.share(`store of ${service}`, make)
+  }
+
+  #handler(process: string, subscription: string, inside: Parameters<Effects['hears']>[0] = () => {}) {
+    return async (data: Saying, context: HandlerContext<Saying>) => {
+      await inside(data, context)
+      const { message, attempt, tx } = context
+      const { about, number, note = null } = data
+      const row = { turn: ++this.#turn, process, subscription, message_id: message.id, type: message.type }
+      await tx.insert('heard', [{ ...row, about, number, note, attempt, at: this.clock.now() }])
+    }
+  }
+
+  /** A row of state beside what is published. */
+  async note(tx: Tx, number: number): Promise<void> {
+    await tx.insert('heard', [{ turn: ++this.#turn, number }])
+  }
+
+  /** What was heard in this process's database, in order, as it is committed. */
+  async heard({ store }: Process, subscription?: string): Promise<Heard[]> {
+    const rows = await store.read((reader) => reader.all<Heard>(sql`select * from heard order by turn`))
+    return rows
+      .map((row) => ({ ...row }))
+      .filter((row) => subscription === undefined || row.subscription === subscription)
+  }
+
+  async numbers(process: Process, about?: string, subscription?: string): Promise<number[]> {
+    const rows = await this.heard(process, subscription)
+    return rows.filter((row) => about === undefined || row.about === about).map(({ number }) => number)
+  }
+
+  /** Lets everything that can be done now be done. Time stands, unless a transport needs a moment to gather. */
+  async quiet(): Promise<void> {
+    let looks = 0
+    const idle = async () => {
+      await this.clock.settle()
+      if (++looks > 20) await this.clock.advance(5)
+      for (const bus of this.#running) if (!(await bus.isIdle())) return false
+      return true
+    }
+    const message = 'the buses did not come to rest'
+    await eventually(idle, { timeoutMs: FACT_TIMEOUT_MS, intervalMs: 1, message })
+  }
+
+  /** Moves time on until the fact holds. */
+  async until(fact: () => boolean | Promise<boolean>, stepMs = 100): Promise<void> {
+    const look = async () => {
+      await this.clock.settle()
+      if (await fact()) return true
+      await this.clock.advance(stepMs)
+      return false
+    }
+    const message = `the fact ${fact} did not come true as time moved on`
+    await eventually(look, { timeoutMs: FACT_TIMEOUT_MS, intervalMs: 1, message })
+  }
+
+  async advance(ms: number): Promise<void> {
+    await this.clock.advance(ms)
+    await this.quiet()
+  }
+
+  async whileTimePasses<T>(work: Promise<T>): Promise<T> {
+    let done = false
+    const settled = work.finally(() => {
+      done = true
+    })
+    settled.catch(() => {})
+    await this.until(() => done)
+    return settled
+  }
+
+  /** Puts a message on the broker as another program would: nothing of it is checked. */
+  async publishRaw(
+    { transport }: Process,
+    message: Partial<WireMessage> & Pick<WireMessage, 'type' | 'body'>,
+  ): Promise<string> {
+    const id = this.#newId()
+    await transport.publish([{ id, key: null, headers: {}, ...message }])
+    return id
+  }
+
+  /** A whole message as a bus would have encoded it, but for what is given. */
+  encoded(event: EventType, data: unknown, parts: Partial<Message> = {}): WireMessage {
+    const id = this.#newId()
+    const key = (data as Partial<Saying> | null)?.about ?? null
+    const attributes = {
+      id,
+      type: event.type,
+      version: event.version,
+      source: event.owner,
+      time: this.clock.now(),
+      key,
+    }
+    const origin = { correlationId: id, causationId: null, traceparent: null, headers: {} }
+    const message: Message = { ...attributes, ...origin, data, ...parts }
+    return {
+      id: message.id,
+      type: message.type,
+      key: message.key,
+      headers: message.headers,
+      body: jsonCodec.encode(message),
+    }
+  }
+}
+
+/** The transport with some of its functions replaced. */
+export function altered(inner: Transport, changes: Partial<Transport>): Transport {
+  return {
+    name: inner.name,
+    capabilities: inner.capabilities,
+    open: () => inner.open(),
+    declare: (subscription) => inner.declare(subscription),
+    publish: (messages) => inner.publish(messages),
+    consume: (name, options) => inner.consume(name, options),
+    backlog: (name) => inner.backlog(name),
+    subscriptions: () => inner.subscriptions(),
+    remove: (name) => inner.remove(name),
+    close: () => inner.close(),
+    ...changes,
+  }
+}
+
+/** Every key's numbers grow by one from 1 to `countPerKey`. */
+export function assertInOrder(heard: readonly Heard[], keys: readonly string[], countPerKey: number): void {
+  const expected = Array.from({ length: countPerKey }, (_, index) => index + 1)
+  const byKey = Map.groupBy(heard, ({ about }) => about)
+  for (const key of keys) {
+    const numbers = byKey.get(key)?.map(({ number }) => number) ?? []
+    assert.deepEqual(numbers, expected, `key ${key} lost, doubled or disordered something`)
+  }
+  assert.equal(heard.length, keys.length * countPerKey)
+}
+
+export function keysOf(count: number): string[] {
+  return Array.from({ length: count }, (_, index) => `key-${index}`)
+}
+
+/** Some turns of the event loop, at most `turnsMax`, as chance decides. */
+export async function randomTurns(random: Random, turnsMax: number): Promise<void> {
+  for (let turn = Math.floor(random() * (turnsMax + 1)); turn > 0; turn--) {
+    await new Promise((resolve) => setImmediate(resolve))
+  }
+}

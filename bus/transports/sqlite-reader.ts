@@ -1,0 +1,279 @@
+/** One subscription of the embedded broker in one process: which shards it owns, what of them is in flight (E2 to E5). */
+import type { Clock, Timer } from '../clock.ts'
+import { matcher } from '../routing.ts'
+import type { Binding, ConsumeOptions, Delivery, Lease } from '../transport.ts'
+import type { Cursor } from './sqlite-appender.ts'
+import type { Log, LogRow, Share, Statements } from './sqlite-log.ts'
+
+/** Acknowledgements are written with the next publication, or after this long. */
+const ACK_FLUSH_MS = 25
+/** A cursor is moved over messages of others once there are so many. */
+const PROGRESS_MIN = 1_000
+
+type Entry = { readonly position: number; done: boolean }
+type OwnedShard = {
+  readonly lease: Lease
+  /** Everything up to here was delivered or did not match. */
+  readTo: number
+  /** What the file says. */
+  written: number
+  /** Delivered and not known to be finished up to the lowest unfinished one (E3). */
+  entries: Entry[]
+  finished: number
+  /** Up to here an owner that died may have begun. */
+  suspectTo: number
+  leaving: boolean
+}
+type SqliteDelivery = Delivery & { readonly entry: Entry }
+
+/** One subscription in this process. */
+export class Reader {
+  readonly name: string
+  private matches: ReturnType<typeof matcher>
+  private readonly options: ConsumeOptions
+  private readonly log: Log
+  private readonly statements: Statements
+  private readonly clock: Clock
+  private readonly process: string
+  private readonly settled: () => void
+  private readonly writeSoon: () => void
+  private readonly owned = new Map<number, OwnedShard>()
+  private readonly dirty = new Set<OwnedShard>()
+  private next = 0
+  private inFlight = 0
+  private scheduled = false
+  private stopped = false
+  private flush: Timer | undefined
+
+  constructor(
+    name: string,
+    bindings: Binding[],
+    options: ConsumeOptions,
+    log: Log,
+    statements: Statements,
+    clock: Clock,
+    process: string,
+    settled: () => void,
+    writeSoon: () => void,
+  ) {
+    this.name = name
+    this.matches = matcher(bindings)
+    this.options = options
+    this.log = log
+    this.statements = statements
+    this.clock = clock
+    this.process = process
+    this.settled = settled
+    this.writeSoon = writeSoon
+  }
+
+  rebind(bindings: readonly Binding[]): void {
+    this.matches = matcher(bindings)
+  }
+
+  wake(): void {
+    if (this.scheduled || this.stopped) return
+    this.scheduled = true
+    setImmediate(() => {
+      this.scheduled = false
+      this.pump()
+    })
+  }
+
+  stop(): void {
+    this.stopped = true
+    this.flush?.cancel()
+  }
+
+  private pump(): void {
+    if (this.stopped || this.owned.size === 0 || this.inFlight >= this.options.windowMax) return
+    let rows: LogRow[]
+    try {
+      rows = this.log.after(this.next)
+    } catch {
+      return // unreadable now; the heartbeat wakes again
+    }
+    if (rows.length === 0) return
+    const deliveries: Delivery[] = []
+    for (const row of rows) {
+      if (this.inFlight >= this.options.windowMax) break
+      this.next = row.position
+      const shard = this.owned.get(row.shard)
+      if (!shard || shard.leaving || row.position <= shard.readTo) continue
+      shard.readTo = row.position
+      if (!this.matches(row.message)) continue
+      const entry = { position: row.position, done: false }
+      shard.entries.push(entry)
+      this.inFlight += 1
+      const delivery: SqliteDelivery = {
+        message: row.message,
+        lease: shard.lease,
+        redelivered: row.position <= shard.suspectTo,
+        entry,
+      }
+      deliveries.push(delivery)
+    }
+    this.wake()
+    if (deliveries.length > 0) this.options.receive(deliveries)
+  }
+
+  ack(deliveries: readonly Delivery[]): void {
+    for (const delivery of deliveries) {
+      const { entry, lease } = delivery as SqliteDelivery
+      if (entry.done) continue
+      entry.done = true
+      const shard = this.owned.get(lease.shard)
+      if (shard?.lease !== lease) continue
+      this.inFlight -= 1
+      this.dirty.add(shard)
+    }
+    if (this.stopped) return
+    this.flush ??= this.clock.after(ACK_FLUSH_MS, () => this.flushNow())
+    this.wake()
+  }
+
+  private flushNow(): void {
+    this.flush = undefined
+    if (this.stopped) return
+    if (this.dirty.size > 0) this.writeSoon()
+    if ([...this.owned.values()].some((shard) => shard.leaving)) this.settled()
+  }
+
+  /** Lets the cursors of shards to which nothing comes follow the log, so that it can be trimmed behind them. */
+  noteProgress(): void {
+    for (const shard of this.owned.values())
+      if (this.finishedTo(shard) > shard.written + PROGRESS_MIN) this.dirty.add(shard)
+    if (this.dirty.size > 0) this.flush ??= this.clock.after(ACK_FLUSH_MS, () => this.flushNow())
+  }
+
+  /** The lowest position behind which nothing of the shard is unfinished (E3). */
+  private finishedTo(shard: OwnedShard): number {
+    const position = lowestFinished(shard)
+    return position === shard.readTo && !shard.leaving ? Math.max(position, this.next) : position
+  }
+
+  /** Writes how far each shard is; runs inside a transaction of the log. */
+  writeCursors(): void {
+    const cursors: Cursor[] = []
+    this.takeCursors(cursors)
+    for (const { position, subscription, shard, epoch } of cursors) {
+      this.statements.writeCursor.run(position, subscription, shard, epoch)
+    }
+  }
+
+  get hasCursors(): boolean {
+    return this.dirty.size > 0
+  }
+
+  /** Hands over how far each shard is, for the appender to write down. */
+  takeCursors(into: Cursor[]): void {
+    for (const shard of this.dirty) {
+      const position = this.finishedTo(shard)
+      if (position <= shard.written) continue
+      into.push({ subscription: this.name, shard: shard.lease.shard, epoch: shard.lease.epoch, position })
+      shard.written = position
+    }
+    this.dirty.clear()
+  }
+
+  /** What was handed over last may not have been written: hand all of it over again. */
+  untakeCursors(): void {
+    for (const shard of this.owned.values()) {
+      shard.written = 0
+      this.dirty.add(shard)
+    }
+  }
+
+  /** Writes where it stops, and up to where whoever takes over must expect messages that were begun. */
+  leave(): void {
+    this.writeCursors()
+    for (const { lease, entries, readTo } of this.owned.values()) {
+      if (entries.some((entry) => !entry.done)) this.statements.suspect.run(readTo, this.name, lease.shard, lease.epoch)
+    }
+  }
+
+  cursorOf(shard: number): number | undefined {
+    const owned = this.owned.get(shard)
+    return owned && this.finishedTo(owned)
+  }
+
+  isDone(shard: number, position: number): boolean {
+    return this.owned.get(shard)?.entries.some((entry) => entry.position === position && entry.done) ?? false
+  }
+
+  own(share: Share, suspectTo: number): void {
+    this.owned.set(share.shard, {
+      lease: { shard: share.shard, epoch: share.epoch },
+      readTo: share.position,
+      written: share.position,
+      entries: [],
+      finished: 0,
+      suspectTo,
+      leaving: false,
+    })
+    // The shard's cursor may lie behind where this reader is: what it has seen of other shards is skipped by readTo.
+    this.next = this.owned.size === 1 ? share.position : Math.min(this.next, share.position)
+    this.wake()
+  }
+
+  keep(shards: number[]): void {
+    for (const number of shards) {
+      const shard = this.owned.get(number)
+      if (!shard?.leaving) continue
+      shard.leaving = false
+      this.next = Math.min(this.next, shard.readTo)
+    }
+  }
+
+  giveBack(shards: number[]): void {
+    for (const number of shards) {
+      const shard = this.owned.get(number)
+      if (shard) shard.leaving = true
+    }
+  }
+
+  /** Shards that leave and have nothing in flight any more (E4); they are this reader's no longer. */
+  released(): number[] {
+    const released: number[] = []
+    for (const [number, shard] of this.owned) {
+      if (!shard.leaving || shard.entries.some((entry) => !entry.done)) continue
+      this.dirty.add(shard)
+      released.push(number)
+    }
+    // Cursors first: `balance` writes them, then lets go.
+    for (const number of released) {
+      this.options.revoked?.(this.owned.get(number)!.lease)
+      this.owned.delete(number)
+    }
+    return released
+  }
+
+  /** Lets go of shards that others took while this process was not heard of. */
+  drop(shares: Share[]): void {
+    for (const share of shares) {
+      const shard = this.owned.get(share.shard)
+      if (!shard || (share.owner === this.process && share.epoch === shard.lease.epoch)) continue
+      this.owned.delete(share.shard)
+      this.dirty.delete(shard)
+      this.inFlight -= shard.entries.filter((entry) => !entry.done).length
+      this.options.revoked?.(shard.lease)
+    }
+  }
+}
+
+function lowestFinished(shard: OwnedShard): number {
+  const { entries } = shard
+  let { finished } = shard
+  while (finished < entries.length && entries[finished]!.done) finished += 1
+  shard.finished = finished
+  if (finished === entries.length) {
+    shard.entries = []
+    shard.finished = 0
+    return shard.readTo
+  }
+  if (finished > 256) {
+    shard.entries = entries.slice(finished)
+    shard.finished = 0
+  }
+  return shard.entries[shard.finished]!.position - 1
+}
