@@ -77,22 +77,25 @@ export class Relay {
   }
 
   wake(): void {
-    if (this.stopped || this.retry) return
     this.again = true
+    if (!this.stopped && !this.retry) this.begin()
+  }
+
+  private begin(): void {
     this.running ??= this.run()
+      .catch((error) => this.failed(error))
+      .finally(() => {
+        this.running = undefined
+        if (this.again && !this.stopped) this.wake()
+      })
   }
 
   private async run(): Promise<void> {
-    try {
-      while (this.again && !this.stopped) {
-        this.again = false
-        while ((await this.sendBatch()) && !this.stopped);
-      }
-      this.running = undefined
-    } catch (error) {
-      this.running = undefined
-      this.failed(error)
+    while (this.again && !this.stopped) {
+      this.again = false
+      while ((await this.sendBatch()) && !this.stopped);
     }
+    this.retry = undefined
   }
 
   /** True where more may be waiting. */
@@ -114,13 +117,16 @@ export class Relay {
 
   private markSoon(): void {
     if (this.marking || this.stopped) return
-    if (this.sentTo - this.markedTo >= MARK_ROWS) this.marking = this.mark()
+    if (this.sentTo - this.markedTo >= MARK_ROWS) this.markNow()
     else this.markTimer ??= this.options.clock.after(MARK_MS, () => this.markNow())
   }
 
   private markNow(): void {
+    this.markTimer?.cancel()
     this.markTimer = undefined
-    this.marking ??= this.mark()
+    this.marking ??= this.mark().finally(() => {
+      this.marking = undefined
+    })
   }
 
   /** Deletes what was confirmed (R2): many at once, since each deletion costs pages and a commit. */
@@ -137,8 +143,6 @@ export class Relay {
       }
     } catch (error) {
       onFailure(error) // they stay, and are deleted with the next
-    } finally {
-      this.marking = undefined
     }
   }
 
@@ -150,10 +154,7 @@ export class Relay {
     const delayMs = Math.min(RETRY_MAX_MS, RETRY_FIRST_MS * 2 ** failures)
     const timer = clock.after(delayMs, () => {
       this.again = true
-      this.running = this.run().then(() => {
-        if (this.retry?.failures === failures) this.retry = undefined
-        this.wake()
-      })
+      this.begin()
     })
     this.retry = { timer, failures }
   }

@@ -23,7 +23,7 @@ const owners: Record<string, string> = {
 const toThemselves: Record<string, string> = {
   cart: 'cart.reminder_due',
   order: 'order.completion_due order.progress_due',
-  payment: 'payment.attempt_due payment.decision_due payment.capture_due payment.refund_due',
+  payment: 'payment.attempt_due payment.decision_due payment.capture_due payment.refund_due payment.notice_due',
   inventory: 'inventory.hold_expiry_due',
   shipping: 'shipment.picking_due shipment.dispatch_due shipment.tracking_due shipment.investigation_due',
 }

@@ -263,6 +263,15 @@ export const paymentRefundDue = event('payment.refund_due', {
   example: { orderId, paymentId, refundId, attempt: 2 },
 })
 
+export const paymentNoticeDue = event('payment.notice_due', {
+  version: 1,
+  owner: 'payment',
+  summary: 'Payment to itself: the provider’s webhook about this order was checked and stored, and is to be worked on.',
+  schema: z.object({ orderId: id, noticeId: text(256) }),
+  key: (notice) => notice.orderId,
+  example: { orderId, noticeId: 'evt_01939c1e-7000-7000-8000-00000000000b' },
+})
+
 export const paymentEvents = [
   paymentProcessed,
   paymentFailed,
@@ -277,4 +286,5 @@ export const paymentEvents = [
   paymentDecisionDue,
   paymentCaptureDue,
   paymentRefundDue,
+  paymentNoticeDue,
 ]

@@ -26,6 +26,7 @@ test('an empty environment gives the defaults', () => {
   assert.deepEqual(config.services, services)
   assert.equal(config.serviceUrls.size, 0)
   assert.equal(config.seed, null)
+  assert.deepEqual(config.operator, { email: 'operator@shop.example', password: null })
   assert.equal(config.timers.holdMs, 900_000)
   assert.equal(config.timers.returnWindowMs, 30 * 86_400_000)
 })
@@ -79,5 +80,9 @@ test('a scheme that has no transport yet says what to use', () => {
 
 test('secrets are not shown', () => {
   assert.equal(refused({ TOKEN_SECRET: 'hunter2' }).includes('hunter2'), false)
+  assert.equal(
+    refused({ ADMIN_PASSWORD: 'hunter2' }),
+    'ADMIN_PASSWORD is 7 characters long: expected 10 to 256 characters',
+  )
   assert.equal(refused({ BROKER_URL: 'ftp://me:hunter2@x' }).includes('hunter2'), false)
 })

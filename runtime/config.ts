@@ -1,5 +1,6 @@
 import { join, resolve } from 'node:path'
 import { z } from 'zod'
+import { PASSWORD_LENGTH_MAX, PASSWORD_LENGTH_MIN } from './passwords.ts'
 import { StartError } from './start-error.ts'
 
 /**
@@ -72,6 +73,17 @@ function variables(services: readonly string[]) {
       .min(TOKEN_SECRET_LENGTH_MIN, `at least ${TOKEN_SECRET_LENGTH_MIN} characters of chance`)
       .optional(),
     SEED: whole(0, 0, 2 ** 32 - 1).optional(),
+    ADMIN_EMAIL: z.email('an e-mail address').max(254, 'an e-mail address').default('operator@shop.example'),
+    ADMIN_PASSWORD: z
+      .string()
+      .min(PASSWORD_LENGTH_MIN, `${PASSWORD_LENGTH_MIN} to ${PASSWORD_LENGTH_MAX} characters`)
+      .max(PASSWORD_LENGTH_MAX, `${PASSWORD_LENGTH_MIN} to ${PASSWORD_LENGTH_MAX} characters`)
+      .optional(),
+
+    SIGN_INS_PER_MINUTE: whole(60, 0, 1_000_000, ' (0: no limit)'),
+    ORDERS_PER_MINUTE: whole(600, 0, 1_000_000, ' (0: no limit)'),
+    TRUST_PROXY: oneOf(['no', 'yes'], 'no'),
+    CORS_ORIGINS: origins(),
 
     HOLD_MS: duration(15 * MINUTE_MS),
     PAYMENT_DECISION_MS: duration(10 * MINUTE_MS),
@@ -120,6 +132,14 @@ export function readConfig(environment: Readonly<Record<string, string | undefin
     tokenSecret: read.TOKEN_SECRET ?? null,
     /** Null: chance. */
     seed: given.SEED === undefined ? null : read.SEED!,
+    /** The first operator's account. Password null: user makes a random one and keeps it in the data folder. */
+    operator: { email: read.ADMIN_EMAIL, password: read.ADMIN_PASSWORD ?? null },
+    /** Requests of one caller, or of one address where nobody signed in; 0: no limit. */
+    rateLimits: { signInsPerMinute: read.SIGN_INS_PER_MINUTE, ordersPerMinute: read.ORDERS_PER_MINUTE },
+    /** The last entry of X-Forwarded-For is the caller's address: only behind a proxy that writes it. */
+    trustProxy: read.TRUST_PROXY === 'yes',
+    /** Pages of these origins may call the API from a browser; none by default. */
+    corsOrigins: read.CORS_ORIGINS,
     timers: {
       /** T1 */ holdMs: read.HOLD_MS,
       /** T2 */ paymentDecisionMs: read.PAYMENT_DECISION_MS,
@@ -182,6 +202,14 @@ function serviceUrls(known: readonly string[]) {
     .default(() => new Map<string, string>())
 }
 
+function origins() {
+  return z
+    .string()
+    .transform((text) => pieces(text))
+    .refine((all) => all.every(isHttpOrigin), 'origins as https://shop.example, separated by commas')
+    .default([])
+}
+
 const pieces = (text: string) =>
   text
     .split(',')
@@ -216,7 +244,7 @@ function refuse(given: Record<string, string | undefined>, issues: readonly z.co
 
 /** What was given, without passwords. */
 function show(name: string, value = ''): string {
-  if (name === 'TOKEN_SECRET') return `${value.length} characters long`
+  if (name === 'TOKEN_SECRET' || name === 'ADMIN_PASSWORD') return `${value.length} characters long`
   const harmless = value.replace(/\/\/[^/@\s]*@/g, '//…@')
   return `'${harmless.length > 200 ? `${harmless.slice(0, 200)}…` : harmless}'`
 }

@@ -15,6 +15,7 @@ const SALT_BYTES = 16
 const HASH_BYTES = 32
 const FORMAT = /^\$argon2id\$v=19\$m=(\d+),t=(\d+),p=(\d+)\$([A-Za-z0-9+/]+)\$([A-Za-z0-9+/]+)$/
 
+export const PASSWORD_LENGTH_MIN = 10
 /** Longer ones are refused by the routes: hashing must not be a way to keep the server busy. */
 export const PASSWORD_LENGTH_MAX = 256
 

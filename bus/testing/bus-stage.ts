@@ -13,7 +13,7 @@ import { eventually } from './eventually.ts'
 import { FACT_TIMEOUT_MS } from './inbox.ts'
 import type { StoreCapabilities } from './store-suite.ts'
 import { type VirtualClock, virtualClock } from './virtual-clock.ts'
-import { createWorld, type World } from './world.ts'
+import type { World } from './world.ts'
 
 export type BusSuiteOptions = {
   /** Another transport on the world's broker, as another process would make it; it need not be open yet. */
@@ -26,6 +26,12 @@ export type BusSuiteOptions = {
 
 /** What is said: `about` is the key. */
 export type Saying = { about: string | null; number: number; note?: string }
+
+const sayingSchema = schemaOf<Saying>(({ about, number, note }) => {
+  if (about !== null && typeof about !== 'string') return 'about must be a string or null'
+  if (!Number.isSafeInteger(number)) return 'number must be a whole number'
+  return note === undefined || typeof note === 'string' ? null : 'note must be a string'
+})
 
 export const said = saying('shop.said')
 export const shouted = saying('shop.shouted')
@@ -57,11 +63,11 @@ export function schemaOf<Data>(
   }
 }
 
-const sayingSchema = schemaOf<Saying>(({ about, number, note }) => {
-  if (about !== null && typeof about !== 'string') return 'about must be a string or null'
-  if (!Number.isSafeInteger(number)) return 'number must be a whole number'
-  return note === undefined || typeof note === 'string' ? null : 'note must be a string'
-})
+/** A transport may wait a little for more to send or to write down: after so many looks time moves on by small steps. */
+const GATHERING_LOOKS = 20
+const GATHERING_STEP_MS = 5
+/** Real milliseconds that cleaning up may take where a case went wrong. */
+const CLEAN_UP_MAX_MS = 3_000
 
 const HEARD_DDL = `create table heard (turn bigint primary key, process text, subscription text, message_id text, type text,
   about text, number bigint, note text, attempt bigint, at bigint)`
@@ -105,7 +111,7 @@ export type Effects = {
   ): (data: Saying, context: HandlerContext<Saying>) => Promise<void>
 }
 
-export class Stage implements AsyncDisposable {
+export class Stage {
   readonly world: World
   readonly clock: VirtualClock = virtualClock()
   readonly random: Random = seededRandom(4711)
@@ -115,17 +121,9 @@ export class Stage implements AsyncDisposable {
   #processes = 0
   #turn = 0
 
-  private constructor(world: World, options: BusSuiteOptions) {
+  constructor(world: World, options: BusSuiteOptions) {
     this.world = world
     this.#options = options
-  }
-
-  static async open(options: BusSuiteOptions): Promise<Stage> {
-    return new Stage(await createWorld(), options)
-  }
-
-  async [Symbol.asyncDispose](): Promise<void> {
-    await this.world[Symbol.asyncDispose]()
   }
 
   get storesAreShared(): boolean {
@@ -154,7 +152,7 @@ export class Stage implements AsyncDisposable {
         this.#running.delete(bus)
         await this.whileTimePasses(bus.close())
         await transport.close()
-        if (this.storesAreShared) await store.close()
+        if (this.storesAreShared) await orGiveUp(store.close(), `the store of ${service} did not close`)
       })()
       return stopping
     }
@@ -174,7 +172,7 @@ export class Stage implements AsyncDisposable {
   async #storeOf(service: string): Promise<Store> {
     const make = async () => {
       const store = await this.#options.openStore(this.world, service, { clock: this.clock })
-      this.world.defer(() => store.close())
+      this.world.defer(() => orGiveUp(store.close(), `the store of ${service} did not close`))
       await store.open()
       await store.migrate('heard', HEARD_DDL)
       return store
@@ -213,14 +211,21 @@ export class Stage implements AsyncDisposable {
   /** Lets everything that can be done now be done. Time stands, unless a transport needs a moment to gather. */
   async quiet(): Promise<void> {
     let looks = 0
-    const idle = async () => {
+    let idleInARow = 0
+    const atRest = async () => {
       await this.clock.settle()
-      if (++looks > 20) await this.clock.advance(5)
-      for (const bus of this.#running) if (!(await bus.isIdle())) return false
-      return true
+      if (++looks > GATHERING_LOOKS) await this.clock.advance(GATHERING_STEP_MS)
+      // Twice: while the last one was looked at, it may have said something to the first.
+      idleInARow = (await this.#allIdle()) ? idleInARow + 1 : 0
+      return idleInARow === 2
     }
     const message = 'the buses did not come to rest'
-    await eventually(idle, { timeoutMs: FACT_TIMEOUT_MS, intervalMs: 1, message })
+    await eventually(atRest, { timeoutMs: FACT_TIMEOUT_MS, intervalMs: 1, message })
+  }
+
+  async #allIdle(): Promise<boolean> {
+    for (const bus of this.#running) if (!(await bus.isIdle())) return false
+    return true
   }
 
   /** Moves time on until the fact holds. */
@@ -235,9 +240,28 @@ export class Stage implements AsyncDisposable {
     await eventually(look, { timeoutMs: FACT_TIMEOUT_MS, intervalMs: 1, message })
   }
 
+  /** Moves time on from timer to timer, and lets everything come to rest at each: real wake-ups take real time. */
   async advance(ms: number): Promise<void> {
-    await this.clock.advance(ms)
+    const target = this.clock.now() + ms
     await this.quiet()
+    for (let next = this.clock.nextAt(); next !== null && next <= target; next = this.clock.nextAt()) {
+      await this.clock.advance(Math.max(0, next - this.clock.now()))
+      await this.quiet()
+    }
+    await this.clock.advance(Math.max(0, target - this.clock.now()))
+    await this.quiet()
+  }
+
+  /** The fact comes true although time stands, but for a moment in which a transport may gather. */
+  async untilAwake(fact: () => boolean | Promise<boolean>): Promise<void> {
+    let looks = 0
+    const look = async () => {
+      await this.clock.settle()
+      if (++looks <= GATHERING_LOOKS) await this.clock.advance(GATHERING_STEP_MS)
+      return fact()
+    }
+    const message = `the fact ${fact} did not come true while time stood`
+    await eventually(look, { timeoutMs: FACT_TIMEOUT_MS, intervalMs: 1, message })
   }
 
   async whileTimePasses<T>(work: Promise<T>): Promise<T> {
@@ -299,6 +323,14 @@ export function altered(inner: Transport, changes: Partial<Transport>): Transpor
     close: () => inner.close(),
     ...changes,
   }
+}
+
+async function orGiveUp(work: Promise<void>, message: string): Promise<void> {
+  let timer: NodeJS.Timeout | undefined
+  const late = new Promise<never>((_, reject) => {
+    timer = setTimeout(() => reject(new Error(`${message} within ${CLEAN_UP_MAX_MS} ms`)), CLEAN_UP_MAX_MS)
+  })
+  await Promise.race([work, late]).finally(() => clearTimeout(timer))
 }
 
 /** Every key's numbers grow by one from 1 to `countPerKey`. */

@@ -26,3 +26,8 @@ test('gives up with the message, and the last failure as its cause', async () =>
     return true
   })
 })
+
+test('gives up also where the check itself hangs', async () => {
+  const waiting = eventually(() => new Promise<boolean>(() => {}), { timeoutMs: 5, message: 'no answer' })
+  await assert.rejects(waiting, /no answer/)
+})

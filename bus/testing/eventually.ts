@@ -14,17 +14,27 @@ export type EventuallyOptions = {
  */
 export async function eventually<T>(check: () => T | Promise<T>, options: EventuallyOptions = {}): Promise<T> {
   const { timeoutMs = 5_000, intervalMs = 10, message = 'the fact did not come true' } = options
-  const deadlineMs = performance.now() + timeoutMs
   let cause: unknown
-  while (true) {
-    try {
-      cause = undefined
-      const answer = await check()
-      if (answer) return answer
-    } catch (error) {
-      cause = error
+  let late = false
+  const lateness = Promise.withResolvers<undefined>()
+  const timer = setTimeout(() => {
+    late = true
+    lateness.resolve(undefined)
+  }, timeoutMs)
+  try {
+    while (true) {
+      try {
+        cause = undefined
+        // A check that itself hangs must not keep us from saying what was waited for.
+        const answer = await Promise.race([check(), lateness.promise])
+        if (answer) return answer
+      } catch (error) {
+        cause = error
+      }
+      if (late) throw new Error(`${message} (waited ${timeoutMs} ms)`, { cause })
+      await new Promise((resolve) => setTimeout(resolve, intervalMs))
     }
-    if (performance.now() >= deadlineMs) throw new Error(`${message} (waited ${timeoutMs} ms)`, { cause })
-    await new Promise((resolve) => setTimeout(resolve, intervalMs))
+  } finally {
+    clearTimeout(timer)
   }
 }

@@ -7,4 +7,4 @@ export { type StoreCapabilities, type StoreSuiteOptions, storeSuite } from './st
 export type { SuiteContext, SuiteRunner, SuiteTest } from './suite-test.ts'
 export { type TransportSuiteOptions, transportSuite } from './transport-suite.ts'
 export { type VirtualClock, type VirtualClockOptions, virtualClock } from './virtual-clock.ts'
-export { createWorld, type World } from './world.ts'
+export { createWorld, inWorld, type World } from './world.ts'

@@ -10,7 +10,7 @@ import assert from 'node:assert/strict'
 import { list, sql } from '../sql.ts'
 import type { Reader, Store, Tx } from '../store.ts'
 import { caseRegistrar, type SuiteRunner } from './suite-test.ts'
-import { createWorld, type World } from './world.ts'
+import type { World } from './world.ts'
 
 export type StoreSuiteOptions = {
   /** Another store on the world's database, as another process would make it; it need not be open yet. */
@@ -42,12 +42,11 @@ export function storeSuite(name: string, options: StoreSuiteOptions, runner: Sui
     run: (place: { make(): Promise<Store>; open(): Promise<Store> }) => Promise<void>,
     needs?: keyof StoreCapabilities,
   ): void {
-    register(title, async (context) => {
+    register(title, async (world, context) => {
       if (needs && options.capabilities?.[needs] === false) {
         context.skip(`this store's capability '${needs}' is false`)
         return
       }
-      await using world = await createWorld()
       const make = async () => {
         const store = await options.open(world)
         world.defer(() => store.close())

@@ -1,4 +1,5 @@
 import { test as nodeTest } from 'node:test'
+import { inWorld, type World } from './world.ts'
 
 export type SuiteContext = { skip(why: string): void }
 
@@ -19,9 +20,10 @@ export type SuiteRunner = {
 /** Real milliseconds that one case may take: a limit for what hangs, not a measure. */
 const CASE_TIMEOUT_MS = 60_000
 
-/** Registers cases one after another, each under the suite's name. */
+/** Registers cases one after another under the suite's name, each in a world of its own. */
 export function caseRegistrar(suite: string, { test = nodeTest as SuiteTest, only }: SuiteRunner) {
-  return (name: string, run: (context: SuiteContext) => Promise<void>): void => {
-    if (!only || only.test(name)) test(`${suite}: ${name}`, { timeout: CASE_TIMEOUT_MS }, run)
+  return (name: string, run: (world: World, context: SuiteContext) => Promise<void>): void => {
+    if (only && !only.test(name)) return
+    test(`${suite}: ${name}`, { timeout: CASE_TIMEOUT_MS }, (context) => inWorld((world) => run(world, context)))
   }
 }

@@ -17,6 +17,18 @@ export type World = AsyncDisposable & {
   defer(clean: () => unknown): void
 }
 
+/** Runs `work` in a world of its own. Where it fails, its error is the one that comes out, whatever the clean-up says. */
+export async function inWorld(work: (world: World) => Promise<void>): Promise<void> {
+  const world = await createWorld()
+  try {
+    await work(world)
+  } catch (error) {
+    await Promise.resolve(world[Symbol.asyncDispose]()).catch(() => {})
+    throw error
+  }
+  await world[Symbol.asyncDispose]()
+}
+
 let worlds = 0
 
 export async function createWorld(): Promise<World> {

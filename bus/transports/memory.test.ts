@@ -2,6 +2,7 @@ import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { seededRandom } from '../clock.ts'
 import type { WireMessage } from '../message.ts'
+import { consume } from '../testing/inbox.ts'
 import { transportSuite } from '../testing/transport-suite.ts'
 import type { Delivery } from '../transport.ts'
 import { memoryBroker, memoryTransport } from './memory.ts'
@@ -35,6 +36,27 @@ test('B10 history beyond historyMessagesMax is forgotten, the oldest first', asy
   await transport.publish(Array.from({ length: 5_000 }, (_, index) => wire(`${index}`)))
   await transport.declare({ name: 's', bindings: [{ kind: 'fanout' }], from: 'beginning' })
   assert.equal((await transport.backlog('s')).waiting, 10)
+})
+
+test('M1 an acknowledgement under a lease that is gone opens no window and forgets nothing', async () => {
+  const broker = memoryBroker({ shards: 2 })
+  const [first, second] = [memoryTransport(broker), memoryTransport(broker)]
+  await first.declare({ name: 's', bindings: [{ kind: 'fanout' }], from: 'now' })
+  await first.publish(Array.from({ length: 20 }, (_, index) => wire(`${index}`)))
+  const held = await consume(first, 's', { windowMax: 6, ack: false })
+  await held.until(6)
+  const other = await consume(second, 's', { windowMax: 6, ack: false })
+  await other.until(6)
+  await other.close()
+  await held.until(7)
+  const now = new Map(held.deliveries.map((delivery) => [delivery.lease.shard, delivery.lease.epoch]))
+  const gone = held.deliveries.filter(({ lease }) => lease.epoch < now.get(lease.shard)!)
+  assert.ok(gone.length > 0)
+  const received = held.deliveries.length
+  held.consumer.ack(gone)
+  await new Promise((resolve) => setImmediate(() => setImmediate(resolve)))
+  assert.equal(held.deliveries.length, received)
+  assert.equal((await first.backlog('s')).waiting, 20)
 })
 
 test('the same seed gives the same interleaving', async () => {

@@ -84,10 +84,11 @@ export class Log {
   }
 
   appended(rows: LogRow[]): void {
-    const last = this.tail.at(-1)
+    const last = this.tail.at(-1)?.position
     // Another process's rows may lie between: then the tail begins anew, and readers behind it read the file.
-    if (last && rows[0]!.position !== last.position + 1) this.clearTail()
+    if (last !== undefined && rows[0]!.position > last + 1) this.clearTail()
     for (const row of rows) {
+      if (last !== undefined && row.position <= last) continue // read from the file before its own confirmation came
       this.tail.push(row)
       this.tailBytes += row.bytes
     }
@@ -108,22 +109,19 @@ export class Log {
       const rows = this.tail.slice(position - first + 1, position - first + 1 + READ_MAX)
       if (rows.length > 0) return rows
     }
-    const rows = this.statements.after.all(position) as unknown as (Omit<LogRow, 'message' | 'bytes'> &
-      Omit<WireMessage, 'key' | 'headers'> & { message_key: string | null; headers: string })[]
-    return rows.map((row) => ({
-      position: row.position,
-      shard: row.shard,
-      at: row.at,
-      bytes: row.body.length,
-      message: {
-        id: row.id,
-        type: row.type,
-        key: row.message_key,
-        headers: row.headers === '{}' ? NO_HEADERS : JSON.parse(row.headers),
-        body: row.body,
-      },
-    }))
+    const rows = (this.statements.after.all(position) as unknown as LogTuple[]).map(toLogRow)
+    // What other processes appended is read once for all readers of this one.
+    if (rows.length > 0 && (this.tail.at(-1)?.position ?? -1) === position) this.appended(rows)
+    return rows
   }
+}
+
+/** Arrays, because SQLite hands them over at three times the speed of objects. */
+type LogTuple = [number, number, string, string, string | null, string, number, string | Uint8Array]
+
+function toLogRow([position, shard, type, id, key, headers, at, body]: LogTuple): LogRow {
+  const message = { id, type, key, headers: headers === '{}' ? NO_HEADERS : JSON.parse(headers), body }
+  return { position, shard, at, bytes: body.length, message }
 }
 
 const NO_HEADERS = Object.freeze({})
@@ -132,10 +130,15 @@ export type Statements = ReturnType<typeof prepareStatements>
 
 function prepareStatements(database: DatabaseSync) {
   const prepare = (text: string): StatementSync => database.prepare(text)
+  const prepareTuples = (text: string): StatementSync => {
+    const statement = prepare(text)
+    statement.setReturnArrays(true)
+    return statement
+  }
   return {
     keepSetting: prepare('insert into setting (name, value) values (?, ?) on conflict do nothing'),
     setting: prepare('select value from setting where name = ?'),
-    after: prepare(
+    after: prepareTuples(
       `select position, shard, type, id, message_key, headers, at, body from log where position > ? order by position limit ${READ_MAX}`,
     ),
     heads: prepare('select position, shard, type, headers, at from log where position > ? order by position'),
