@@ -195,38 +195,30 @@ export function createBus(options: BusOptions) {
     settings: PublishOptions & Origin = {},
   ): Promise<string> {
     refuseWhenClosedOrFull()
-    const publications = new Publications(compose)
-    const id = publications.publishFrom(settings)(event, data, settings)
-    await together(publications)
+    const id = alone.publishFrom(settings)(event, data, settings)
+    writing ??= writeAlone()
+    await writing
     return id
   }
 
   /** Publications without a transaction of the caller's share one: whatever waits when its turn comes. */
-  let alone: Publications[] = []
+  let alone = new Publications(compose)
   let writing: Promise<void> | undefined
-  function together(publications: Publications): Promise<void> {
-    alone.push(publications)
-    writing ??= writeTogether()
-    return writing
-  }
-
-  async function writeTogether(): Promise<void> {
-    let all: Publications[] = []
+  async function writeAlone(): Promise<void> {
+    let mine: Publications | undefined
     const take = () => {
-      if (all.length > 0) return
-      all = alone
-      alone = []
+      if (mine) return mine
+      mine = alone
+      alone = new Publications(compose)
       writing = undefined
+      return mine
     }
     try {
-      await store.transaction((tx) => {
-        take()
-        return Publications.writeAll(tx, all)
-      })
+      await store.transaction((tx) => take().write(tx))
     } finally {
       take() // also where the transaction never began: those who wait hear of it, and the next begin anew
     }
-    committed(all.length, Math.min(...all.map((one) => one.nextDueAt)))
+    committed(mine!.count, mine!.nextDueAt)
   }
 
   async function tryOut(

@@ -102,20 +102,15 @@ export class Publications {
   }
 
   /** Writes everything; the last thing before the commit. */
-  write(tx: Tx): Promise<void> {
-    return Publications.writeAll(tx, [this])
-  }
-
-  static async writeAll(tx: Tx, all: readonly Publications[]): Promise<void> {
-    for (const timer of all.flatMap((one) => one.timers)) {
+  async write(tx: Tx): Promise<void> {
+    for (const timer of this.timers) {
       await tx.run(sql`
         insert into bus_timer (id, due_at, message_id, type, message_key, headers, body)
         values (${timer.id!}, ${timer.due_at!}, ${timer.message_id!}, ${timer.type!}, ${timer.message_key!}, ${timer.headers!}, ${timer.body!})
         on conflict (id) do update set due_at = excluded.due_at, message_id = excluded.message_id, type = excluded.type,
           message_key = excluded.message_key, headers = excluded.headers, body = excluded.body`)
     }
-    const rows = all.length === 1 ? all[0]!.rows : all.flatMap((one) => one.rows)
-    if (rows.length > 0) await tx.insert('bus_outbox', rows)
+    if (this.rows.length > 0) await tx.insert('bus_outbox', this.rows)
   }
 }
 

@@ -18,6 +18,8 @@ import { busTables } from './sqlite-tables.ts'
 const GROUP_MAX = 512
 /** Statements with lists or inserts that are kept prepared. */
 const STATEMENTS_MAX = 500
+/** Rows that one insert statement takes: measured, 8 to 16 cost a quarter less than one each. */
+const INSERT_ROWS = 16
 
 type Job = { work: (tx: Tx) => MaybePromise<unknown>; resolve: (value: any) => void; reject: (error: unknown) => void }
 
@@ -200,18 +202,61 @@ class Connection implements Reader {
     const first = rows[0]
     if (!first) return inserted
     const columns = Object.keys(first)
-    const text = `insert ${orIgnore ? 'or ignore ' : ''}into ${table} (${columns.join(', ')}) values (${columns.map(() => '?').join(', ')})`
-    const statement = this.prepareText(text)
     try {
-      for (let position = 0; position < rows.length; position++) {
-        const row = rows[position]!
-        const result = statement.run(...(columns.map((column) => row[column]) as SQLInputValue[]))
-        if (result.changes !== 0) inserted.push(position)
+      for (let start = 0; start < rows.length; start += INSERT_ROWS) {
+        const chunk = Math.min(INSERT_ROWS, rows.length - start)
+        if (chunk === INSERT_ROWS && this.insertChunk(table, columns, rows, start, orIgnore)) {
+          for (let position = start; position < start + chunk; position++) inserted.push(position)
+        } else {
+          this.insertSingly(table, columns, rows, start, start + chunk, orIgnore, inserted)
+        }
       }
     } catch (error) {
       throw translate(this.path, error)
     }
     return inserted
+  }
+
+  /** Many rows by one statement. False, and nothing inserted: a row was refused, and only one by one tells which. */
+  private insertChunk(
+    table: string,
+    columns: string[],
+    rows: readonly Row[],
+    start: number,
+    orIgnore: boolean,
+  ): boolean {
+    const values: SQLInputValue[] = []
+    for (let position = start; position < start + INSERT_ROWS; position++) {
+      const row = rows[position]!
+      for (const column of columns) values.push(row[column] as SQLInputValue)
+    }
+    const statement = this.prepareText(insertText(table, columns, INSERT_ROWS, orIgnore))
+    if (!orIgnore) {
+      statement.run(...values)
+      return true
+    }
+    this.savepoint.run()
+    const complete = Number(statement.run(...values).changes) === INSERT_ROWS
+    if (!complete) this.rollbackTo.run()
+    this.release.run()
+    return complete
+  }
+
+  private insertSingly(
+    table: string,
+    columns: string[],
+    rows: readonly Row[],
+    start: number,
+    end: number,
+    orIgnore: boolean,
+    inserted: number[],
+  ): void {
+    const statement = this.prepareText(insertText(table, columns, 1, orIgnore))
+    for (let position = start; position < end; position++) {
+      const row = rows[position]!
+      const { changes } = statement.run(...(columns.map((column) => row[column]) as SQLInputValue[]))
+      if (changes !== 0) inserted.push(position)
+    }
   }
 
   private bind(query: Sql): { statement: StatementSync; values: SQLInputValue[] } {
@@ -245,6 +290,11 @@ class Connection implements Reader {
     }
     return statement
   }
+}
+
+function insertText(table: string, columns: string[], rows: number, orIgnore: boolean): string {
+  const places = `(${columns.map(() => '?').join(', ')})`
+  return `insert ${orIgnore ? 'or ignore ' : ''}into ${table} (${columns.join(', ')}) values ${Array(rows).fill(places).join(', ')}`
 }
 
 class Transaction implements Tx {

@@ -446,6 +446,35 @@ export function busSuite(name: string, options: BusSuiteOptions, runner: SuiteRu
     assertInOrder(await stage.heard(clerk), ['stuck', 'free'], 6)
   })
 
+  check('B4 a message that arrives just as the retry before it is due is handled after it', async (stage) => {
+    const gate = Promise.withResolvers<void>()
+    const begun = Promise.withResolvers<void>()
+    const clerk = await stage.run('clerk', (bus, { hears }) => {
+      const handler = hears((_, { attempt, message }) => {
+        if (message.data.number === 1 && attempt === 1) throw new Error('not yet')
+      })
+      const outside = async () => {
+        begun.resolve()
+        await gate.promise
+      }
+      bus.subscribe(said, handler, { backoff: exactBackoff, concurrency: 1 })
+      bus.subscribe(shouted, { outside, handle: hears() })
+    })
+    const shop = await stage.run('shop', () => {})
+    await shop.bus.publish(said, { about: 'a', number: 1 })
+    await stage.quiet()
+    await shop.bus.publish(shouted, { about: 'b', number: 1 })
+    await stage.whileTimePasses(begun.promise)
+    // Everything is held up now, so the retry and the new message wait together.
+    await stage.clock.advance(2_000)
+    await shop.bus.publish(said, { about: 'a', number: 2 })
+    await stage.clock.advance(1_000)
+    gate.resolve()
+    await stage.quiet()
+    assert.deepEqual(await stage.numbers(clerk, 'a'), [1, 2])
+    assert.equal((await clerk.bus.status()).subscriptions[0]!.deferred, 0)
+  })
+
   check('B4 attempts are counted durably: a restart neither forgets nor adds one', async (stage) => {
     const attempts: number[] = []
     const setUp: Parameters<Stage['run']>[1] = (bus, { hears }) => {
@@ -1159,7 +1188,7 @@ export function busSuite(name: string, options: BusSuiteOptions, runner: SuiteRu
     await before.stop()
     await stage.advance(3 * 60_000)
     const after = await stage.run('shop', setUp)
-    await stage.until(async () => (await stage.heard(clerk)).length === 4)
+    await stage.untilAwake(async () => (await stage.heard(clerk)).length === 4)
     await stage.advance(60_000)
     assert.equal((await stage.heard(clerk)).length, 5)
     await after.stop()

@@ -38,7 +38,11 @@ export function hear(bus: Bus, book: OrderBook, log: Log): void {
     const command = { type: 'check_progress', data: { sinceVersion } } as const
     const { state, version } = await book.carryOut(context, orderId, command, causeOf(context))
     if (!isWatched(state)) return
-    if (state.stalled) log.warn({ orderId, order: state.order, payment: state.payment, fulfilment: state.fulfilment }, 'an order stands still')
+    if (state.stalled)
+      log.warn(
+        { orderId, order: state.order, payment: state.payment, fulfilment: state.fulfilment },
+        'an order stands still',
+      )
     book.watch(context, orderId, version)
   })
 }

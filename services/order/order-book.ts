@@ -221,9 +221,7 @@ export async function linesOf(reader: Reader, orderId: string): Promise<readonly
 type ContactRow = { email: string | null; address: string | null }
 
 export async function contactOf(reader: Reader, orderId: string): Promise<Contact> {
-  return toContact(
-    await reader.get<ContactRow>(sql`select email, address from order_row where order_id = ${orderId}`),
-  )
+  return toContact(await reader.get<ContactRow>(sql`select email, address from order_row where order_id = ${orderId}`))
 }
 
 /** Brings the row up to the state, and answers the contact that stands in it: one statement on the way of every order. */
