@@ -132,6 +132,7 @@ export function createBus(options: BusOptions) {
         'invalid_argument',
         'subscribe before start(): a subscription gets its bindings when it is declared',
       )
+    const registrations = registrationsOf(topic, handler)
     const name = settings.name ?? service
     let consumer = consumers.get(name)
     if (!consumer) {
@@ -153,7 +154,7 @@ export function createBus(options: BusOptions) {
       })
       consumers.set(name, consumer)
     }
-    for (const registration of registrationsOf(topic, handler)) {
+    for (const registration of registrations) {
       if (registration.event) learn(registration.event)
       consumer.add(registration)
     }

@@ -123,6 +123,9 @@ type Work = {
   guardedAttempt: number
 }
 
+/** What a transaction of a batch came to. */
+type Outcome = { readonly publications: Publications; readonly failures: { work: Work; error: unknown }[] }
+
 type Lane = { queue: Work[]; busy: boolean }
 
 export type SubscriptionStatus = Backlog & {
@@ -391,7 +394,7 @@ export class Consumer {
     if (batch.length === 1 && !(await this.reachOutside(first))) return
     if (batch.length > 1 || (first.outsideError === undefined && first.guardedAttempt === 0)) {
       try {
-        await this.withTimeout(batch.length, (signal) => this.commit(batch, 'together', signal))
+        await this.commit(batch, 'together')
         return
       } catch (error) {
         if (error instanceof UnavailableError || (error instanceof BusError && error.code === 'fenced')) throw error
@@ -404,68 +407,80 @@ export class Consumer {
    * C2. `together`: a failure goes to the caller, and nothing has happened. `apart`: each failure is dealt with, and the
    * rest stands.
    */
-  private async commit(batch: Work[], mode: 'together' | 'apart', signal?: AbortSignal): Promise<void> {
+  private async commit(batch: Work[], mode: 'together' | 'apart'): Promise<void> {
     const { store, onStep, onCommit } = this.options
-    let publications!: Publications
-    let failures: { work: Work; error: unknown }[] = []
-    await store.transaction(async (tx) => {
-      publications = new Publications(this.options.compose)
-      failures = []
-      onStep('begin')
-      await this.refuseFenced(tx, batch)
-      const fresh = await this.markInbox(tx, batch)
-      onStep('inbox')
-      const blocked = await this.blockedLanes(tx, batch)
-      for (const work of batch) {
-        if (signal?.aborted) throw new BusError('handler_timeout', 'the batch took too long')
-        if (work.delivery && !fresh.has(work)) continue
-        if (work.delivery && blocked.has(work.lane)) {
-          await this.defer(tx, work, 0, null, 'waits behind another message of its key')
-          continue
-        }
-        if (work.deferred && !(await this.stillDeferred(tx, work))) continue
-        const attempt = attemptOf(work)
-        if (mode === 'together') {
-          await this.invoke(work, tx, publications, attempt)
-        } else {
-          const mark = publications.mark()
-          try {
-            if (work.outsideError !== undefined) throw work.outsideError
-            await this.withTimeout(1, () => tx.savepoint(() => this.invoke(work, tx, publications, attempt)))
-          } catch (error) {
-            if (error instanceof UnavailableError) throw error
-            publications.backTo(mark)
-            failures.push({ work, error })
-            await this.failed(tx, work, error, attempt, blocked)
-            continue
-          }
-        }
-        await this.succeeded(tx, work, blocked)
-      }
-      onStep('effect')
-      await publications.write(tx)
-      onStep('outbox')
+    let outcome!: Outcome
+    await store.transaction((tx) => {
+      outcome = { publications: new Publications(this.options.compose), failures: [] }
+      // Everything inside has an end, or a handler that never returns would hold the database for ever.
+      if (mode === 'apart') return this.runInside(tx, batch, outcome, null)
+      return this.withTimeout((_, handlerBegins) => this.runInside(tx, batch, outcome, handlerBegins))
     })
     onStep('commit')
-    for (const { work, error } of failures) this.report(work, error)
-    onCommit(publications.count, publications.nextDueAt)
-    if (failures.length > 0 || batch.some((work) => work.deferred)) void this.planDue()
+    for (const { work, error } of outcome.failures) this.report(work, error)
+    onCommit(outcome.publications.count, outcome.publications.nextDueAt)
+    if (outcome.failures.length > 0 || batch.some((work) => work.deferred)) void this.planDue()
   }
 
-  private async invoke(work: Work, tx: Tx, publications: Publications, attempt: number): Promise<void> {
+  /** The batch's transaction. With `handlerBegins` all together: it is called before each handler; without, apart. */
+  private async runInside(tx: Tx, batch: Work[], outcome: Outcome, handlerBegins: (() => void) | null): Promise<void> {
+    const { onStep } = this.options
+    onStep('begin')
+    await this.refuseFenced(tx, batch)
+    const fresh = await this.markInbox(tx, batch)
+    onStep('inbox')
+    const blocked = await this.blockedLanes(tx, batch)
+    for (const work of batch) {
+      if (work.delivery && !fresh.has(work)) continue
+      if (work.delivery && blocked.has(work.lane)) {
+        await this.defer(tx, work, 0, null, 'waits behind another message of its key')
+        continue
+      }
+      if (work.deferred && !(await this.stillDeferred(tx, work))) continue
+      if (handlerBegins) {
+        handlerBegins()
+        await this.invoke(work, tx, outcome.publications)
+      } else if (!(await this.invokeApart(work, tx, outcome, blocked))) continue
+      await this.succeeded(tx, work, blocked)
+    }
+    onStep('effect')
+    await outcome.publications.write(tx)
+    onStep('outbox')
+  }
+
+  /** In a savepoint; a failure is dealt with here. True: it succeeded. */
+  private async invokeApart(
+    work: Work,
+    tx: Tx,
+    { publications, failures }: Outcome,
+    blocked: Set<string>,
+  ): Promise<boolean> {
+    const mark = publications.mark()
+    try {
+      if (work.outsideError !== undefined) throw work.outsideError
+      await tx.savepoint((scoped) => this.withTimeout(() => this.invoke(work, scoped, publications)))
+      return true
+    } catch (error) {
+      if (error instanceof UnavailableError) throw error
+      publications.backTo(mark)
+      failures.push({ work, error })
+      await this.failed(tx, work, error, attemptOf(work), blocked)
+      return false
+    }
+  }
+
+  private async invoke(work: Work, tx: Tx, publications: Publications): Promise<void> {
     const registrations = this.handlersOf(work.wire)
     const message = this.decode(work.wire)
-    if (registrations.length === 0)
+    if (registrations.length === 0) {
       throw new PermanentError(`no handler of '${this.name}' takes ${work.wire.type}`, { code: 'no_handler' })
+    }
+    const { correlationId, id: causationId, traceparent } = message
     const context: HandlerContext = {
       tx,
       message,
-      attempt,
-      publish: publications.publishFrom({
-        correlationId: message.correlationId,
-        causationId: message.id,
-        traceparent: message.traceparent,
-      }),
+      attempt: attemptOf(work),
+      publish: publications.publishFrom({ correlationId, causationId, traceparent }, tx),
       cancel: (id) => publications.cancel(tx, id),
     }
     for (const registration of registrations) {
@@ -495,7 +510,7 @@ export class Consumer {
         `${message.type}: its handler reaches outside, which cannot be undone; redrive it instead`,
       )
     }
-    await this.withTimeout(1, () => this.invoke(work, tx, publications, 1))
+    await this.withTimeout(() => this.invoke(work, tx, publications))
   }
 
   private throughMiddleware(context: HandlerContext, call: () => MaybePromise<void>): MaybePromise<void> {
@@ -540,7 +555,7 @@ export class Consumer {
     try {
       const message = this.decode(work.wire)
       const answers = new Map<Registration, unknown>()
-      await this.withTimeout(1, async (signal) => {
+      await this.withTimeout(async (signal) => {
         for (const registration of registrations) {
           const { outside } = registration.handler as Exclude<Handler, (...args: never[]) => unknown>
           const context: OutsideContext = {
@@ -838,23 +853,34 @@ export class Consumer {
     this.schedulePump()
   }
 
-  /** Rejects with `handler_timeout` after handlerTimeoutMs for each of `count` handlers. */
-  private async withTimeout<T>(count: number, work: (signal: AbortSignal) => Promise<T>): Promise<T> {
-    const timeoutMs = (this.options.settings.handlerTimeoutMs ?? this.options.limits.handlerTimeoutMs) * count
+  /** Rejects with `handler_timeout` once handlerTimeoutMs have passed since the work, or its latest handler, began. */
+  private async withTimeout<T>(work: (signal: AbortSignal, handlerBegins: () => void) => Promise<T>): Promise<T> {
+    const { clock, settings, limits } = this.options
+    const timeoutMs = settings.handlerTimeoutMs ?? limits.handlerTimeoutMs
     const abort = new AbortController()
+    let begunAt = clock.now()
     let timer: Timer | undefined
     const late = new Promise<never>((_, reject) => {
-      timer = this.options.clock.after(timeoutMs, () => {
+      const look = () => {
+        const leftMs = begunAt + timeoutMs - clock.now()
+        if (leftMs > 0) {
+          timer = clock.after(leftMs, look)
+          return
+        }
         const error = new BusError(
           'handler_timeout',
           `not done after ${timeoutMs} ms: make the handler quicker, or raise handlerTimeoutMs`,
         )
         reject(error)
         abort.abort(error)
-      })
+      }
+      timer = clock.after(timeoutMs, look)
     })
+    const handlerBegins = () => {
+      begunAt = clock.now()
+    }
     try {
-      return await Promise.race([work(abort.signal), late])
+      return await Promise.race([work(abort.signal, handlerBegins), late])
     } finally {
       timer?.cancel()
     }

@@ -75,8 +75,14 @@ export class Publications {
     this.timers.length = mark.timers
   }
 
-  publishFrom(origin: Origin): Publish {
+  /** With `tx`, publishing is over when that is: a handler that comes late cannot publish in another's name. */
+  publishFrom(origin: Origin, tx?: Tx): Publish {
     return (event, data, options = {}) => {
+      if (tx?.ended)
+        throw new BusError(
+          'handler_timeout',
+          `'${event.type}' was published after the handler's time: await everything inside it`,
+        )
       const { clock, newId } = this.context
       const now = clock.now()
       const dueAt = dueTime(options, now)

@@ -20,6 +20,8 @@ export type Reader = {
 }
 
 export type Tx = Reader & {
+  /** True once its transaction or savepoint is over: everything else then throws. */
+  readonly ended: boolean
   /** Runs a statement; answers the number of rows that it changed. */
   run(query: Sql): MaybePromise<number>
   /**
@@ -27,8 +29,11 @@ export type Tx = Reader & {
    * Answers the positions, in `rows`, of those inserted. `table` and the columns are names from code, never input.
    */
   insert(table: string, rows: readonly Row[], options?: { orIgnore?: boolean }): MaybePromise<number[]>
-  /** Runs `work`; if it throws, only what it wrote is undone, and the error goes on to the caller. */
-  savepoint<T>(work: () => MaybePromise<T>): Promise<T>
+  /**
+   * Runs `work`; if it throws, only what it wrote is undone, and the error goes on to the caller. The `tx` it gets is dead
+   * once it has ended.
+   */
+  savepoint<T>(work: (tx: Tx) => MaybePromise<T>): Promise<T>
 }
 
 export type Store = {

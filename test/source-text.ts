@@ -1,17 +1,22 @@
 /** TypeScript cut into code, comments and strings: enough to look for words where they count, and not a parser. */
 
-export type Piece = { readonly kind: 'code' | 'comment' | 'string'; readonly text: string; readonly line: number }
+export type Piece = {
+  /** `template`: one stretch of a template string between its braces. */
+  readonly kind: 'code' | 'comment' | 'string' | 'template' | 'regex'
+  readonly text: string
+  readonly line: number
+}
 
 /** Behind one of these a `/` begins a regular expression, not a division. */
 const BEFORE_REGEX = /(?:^|[(,=:[!&|?{};+\-*%^~<>]|\b(?:return|typeof|case|of|in|await|yield|void))\s*$/
 
-/** The pieces in order; `line` is that of the first character. A string's text has no quotes and keeps its escapes. */
+/** The pieces in order; `line` is that of the first character. Text has no delimiters and keeps its escapes; a comment is whole. */
 export function pieces(source: string): Piece[] {
   const found: Piece[] = []
   let line = 1
   let code = ''
   const add = (kind: Piece['kind'], text: string, raw: string) => {
-    if (text !== '' || kind === 'string') found.push({ kind, text, line })
+    if (text !== '' || kind !== 'code') found.push({ kind, text, line })
     line += raw.split('\n').length - 1
   }
   const flush = () => {
@@ -28,7 +33,7 @@ export function pieces(source: string): Piece[] {
   }
   const takeTemplate = (from: number) => {
     const { end, opens } = templateEnd(source, from)
-    take('string', end, source.slice(from, opens ? end - 2 : end - 1))
+    take('template', end, source.slice(from, opens ? end - 2 : end - 1))
     if (opens) templates.push(0)
   }
   while (at < source.length) {
@@ -45,7 +50,7 @@ export function pieces(source: string): Piece[] {
       takeTemplate(at + 1)
     } else if (character === '/' && BEFORE_REGEX.test(code)) {
       const end = regexEnd(source, at)
-      take('string', end, source.slice(at + 1, end - 1))
+      take('regex', end, source.slice(at + 1, end - 1))
     } else {
       if (templates.length > 0 && character === '{') templates[templates.length - 1]! += 1
       if (templates.length > 0 && character === '}') templates[templates.length - 1]! -= 1

@@ -304,6 +304,10 @@ class Transaction implements Tx {
     this.connection = connection
   }
 
+  get ended(): boolean {
+    return this.connection === undefined
+  }
+
   end(): void {
     this.connection = undefined
   }
@@ -332,11 +336,12 @@ class Transaction implements Tx {
     return this.live.insert(table, rows, options?.orIgnore ?? false)
   }
 
-  async savepoint<T>(work: () => MaybePromise<T>): Promise<T> {
+  async savepoint<T>(work: (tx: Tx) => MaybePromise<T>): Promise<T> {
     const connection = this.live
+    const scoped = new Transaction(connection)
     connection.savepoint.run()
     try {
-      const value = await work()
+      const value = await work(scoped)
       connection.release.run()
       return value
     } catch (error) {
@@ -345,6 +350,8 @@ class Transaction implements Tx {
         connection.release.run()
       }
       throw error
+    } finally {
+      scoped.end()
     }
   }
 }

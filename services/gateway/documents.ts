@@ -8,7 +8,7 @@ const REMOTE_KEPT_MS = 60_000
 const REMOTE_TIMEOUT_MS = 2_000
 
 type Json = { readonly [name: string]: unknown }
-export type Openapi = Json & { readonly paths?: Json; readonly components?: { readonly schemas?: Json } }
+export type Openapi = Json & { readonly paths?: Json; readonly components?: Json & { readonly schemas?: Json } }
 export type NamedDocument = { readonly name: string; readonly document: Openapi }
 
 export function documentOf(routes: Api): Openapi {

@@ -1,6 +1,6 @@
 /** Live updates: of one order for whoever may see it, of everything for operators. */
 import { createRoute, z } from '@hono/zod-openapi'
-import { type Clock, type Message, matcher, type WireMessage } from '@shopsphere/bus'
+import { type Clock, type Message, matcher } from '@shopsphere/bus'
 import { requireRole } from '@shopsphere/runtime/auth'
 import { type Api, createApi } from '@shopsphere/runtime/http'
 import type { Log } from '@shopsphere/runtime/log'
@@ -9,7 +9,7 @@ import type { ApiEnv } from '@shopsphere/runtime/request-context'
 import type { Context } from 'hono'
 import { signedIn, signedInOrNot } from '../route-parts.ts'
 import type { LiveFeed, Watched } from './live-feed.ts'
-import { createLiveStream, type LiveStream } from './live-stream.ts'
+import { createLiveStream, ENDED_ID, type LiveStream } from './live-stream.ts'
 import { addressOf } from './rate-limit.ts'
 
 const STREAMS_MAX = 1_000
@@ -37,7 +37,7 @@ const orderLiveRoute = createRoute({
   description:
     'First `event: snapshot` with the order as GET /api/orders/{orderId} answers it; then messages `{id, type, source, time, data}`; `event: end` at the end. A browser that lost the connection goes on where it was; where that is too long ago, `event: missed` comes before a new snapshot.',
   tags,
-  security: signedInOrNot,
+  security: signedInOrNot as Record<string, string[]>[],
   request: { params: z.object({ orderId: z.string().min(1).max(ID_MAX) }), headers },
   responses: {
     200: stream('Server-sent events'),
@@ -106,34 +106,68 @@ export function createLiveRoutes(options: {
     return live
   }
 
-  /** A stream of what is `wanted`; what comes before `ready` is held back and follows then. */
-  async function follow(c: Context<ApiEnv>, wants: Watched['wants'], after: string | undefined) {
+  /** Begins a stream. What comes before `ready` is held back, so that a snapshot can go first. */
+  async function follow(
+    c: Context<ApiEnv>,
+    { wants, after, last }: { wants: Watched['wants']; after: string | undefined; last: ReadonlySet<string> },
+  ) {
     let ended = false
     let stop = () => {}
     const live = begin(c, () => {
       ended = true
       stop()
     })
-    const show = (message: Message) => {
+    const send = (message: Message) => {
       live.send({ id: message.id, data: shown(message) })
-      if (message.type !== message.type) live.end('terminal')
+      if (last.has(message.type)) live.end('terminal')
     }
     let held: Message[] | null = []
-    const watching = await feed
-      .watch({ wants, show: (message) => (held ? void held.push(message) : show(message)) }, after)
-      .catch((error: unknown) => {
-        live.end('closing')
-        throw error
-      })
-    stop = watching.stop
-    if (ended) stop()
-    const ready = () => {
-      const waiting = held ?? []
-      held = null
-      for (const message of waiting) show(message)
+    const show = (message: Message) => (held ? void held.push(message) : send(message))
+    try {
+      const watching = await feed.watch({ wants, show }, after)
+      stop = watching.stop
+      if (ended) stop()
+      const ready = () => {
+        const waiting = held ?? []
+        held = null
+        for (const message of waiting) send(message)
+      }
+      return { live, resumed: watching.resumed, ready }
+    } catch (error) {
+      live.end('closing')
+      throw error
     }
-    return { live, resumed: watching.resumed, ready }
   }
+
+  api.openapi(orderLiveRoute, async (c) => {
+    const { orderId } = c.req.valid('param')
+    const after = c.req.valid('header')['last-event-id']
+    if (after === ENDED_ID) return c.body(null, 204)
+    const asked = await askOrder(c, orderId)
+    if (!asked.ok) return asked as never // the problem, as the order service put it
+    const wants: Watched['wants'] = ({ key, type }) => key === orderId && !type.endsWith('_due')
+    const { live, resumed, ready } = await follow(c, { wants, after, last: LAST_EVENTS })
+    let answer = asked
+    if (after === undefined || !resumed) {
+      if (!resumed) live.send({ event: 'missed', data: {} })
+      // Asked again, now that nothing is missed any more.
+      answer = await askOrder(c, orderId)
+    }
+    const order = (await answer.json()) as { order?: unknown }
+    if (answer !== asked) live.send({ event: 'snapshot', data: order })
+    ready()
+    if (LAST_STATES.has(order.order)) live.end('terminal')
+    return live.response as never
+  })
+
+  api.openapi(liveRoute, async (c) => {
+    const after = c.req.valid('header')['last-event-id']
+    const wants = wantsTypes(c.req.valid('query').types)
+    const { live, resumed, ready } = await follow(c, { wants, after, last: new Set() })
+    if (!resumed) live.send({ event: 'missed', data: {} })
+    ready()
+    return live.response as never
+  })
 
   return {
     routes: api,
@@ -141,6 +175,20 @@ export function createLiveRoutes(options: {
       closing = true
       for (const live of open) live.end('closing')
     },
+  }
+}
+
+function wantsTypes(types: string): Watched['wants'] {
+  const patterns = types
+    .split(',')
+    .map((pattern) => pattern.trim())
+    .filter((pattern) => pattern !== '')
+  if (patterns.length === 0 || patterns.length > TYPES_MAX)
+    throw problem(400, 'invalid_request', `Name 1 to ${TYPES_MAX} types or patterns, as order.*,payment.captured.`)
+  try {
+    return matcher(patterns.map((pattern) => ({ kind: 'topic', pattern })))
+  } catch (error) {
+    throw problem(400, 'invalid_request', (error as Error).message)
   }
 }
 

@@ -7,6 +7,9 @@ const UNREAD_BYTES_MAX = 512 * 1024
 const LIFETIME_MS = 30 * 60_000
 const RETRY_MS = 2_000
 
+/** The id of the last event of a stream that is over for good: a browser that comes back with it is sent away (204). */
+export const ENDED_ID = 'ended'
+
 export type LiveEvent = {
   /** Comes back as Last-Event-ID. */
   readonly id?: string
@@ -52,7 +55,7 @@ export function createLiveStream(clock: Clock, onEnd: () => void): LiveStream {
   const send = ({ id, event, data }: LiveEvent) =>
     write(`${id ? `id: ${id}\n` : ''}${event ? `event: ${event}\n` : ''}data: ${JSON.stringify(data)}\n\n`)
   const end: LiveStream['end'] = (reason) => {
-    send({ event: 'end', data: { reason } })
+    send({ ...(reason === 'terminal' ? { id: ENDED_ID } : {}), event: 'end', data: { reason } })
     if (over()) controller.close()
   }
 

@@ -1,5 +1,5 @@
-import type { ApiEnv } from '@shopsphere/runtime/request-context'
 import { problem } from '@shopsphere/runtime/problem'
+import type { ApiEnv } from '@shopsphere/runtime/request-context'
 import type { Context } from 'hono'
 import { proxy } from 'hono/proxy'
 

@@ -140,7 +140,7 @@ type Facts = {
   parcel_exception: ParcelException
   delivered: { deliveredAt: number }
   return_requested: Omit<OrderReturn, 'state'>
-  return_approved: { returnId: string; units: number }
+  return_approved: { returnId: string; units: number; refundPence: number }
   return_received: { returnId: string; units: number; refundPence: number }
   /** `outcome`: `refunded`, `rejected` or `not_received`. */
   return_closed: { returnId: string; outcome: string }
@@ -309,7 +309,7 @@ const deciders: { [Type in keyof Commands]: (state: OrderState, data: Commands[T
   'order.partially_shipped': (state, parcel) => decideShipped(state, parcel, false),
   'order.shipped': (state, parcel) => decideShipped(state, parcel, true),
   'order.delivered': (state, { deliveredAt }) =>
-    state.fulfilment === 'delivered' ? [] : [fact('delivered', { deliveredAt }), ...unlockedByParcel(state)],
+    state.fulfilment === 'delivered' ? [] : leaving(state, fact('delivered', { deliveredAt })),
   'shipment.returned': (state, { shipmentId, reason, returnedAt }) =>
     isKnownAsReturned(state, shipmentId) ? [] : [fact('parcel_returned', { shipmentId, reason, returnedAt })],
   'shipment.exception': (state, { shipmentId, kind, occurredAt }) =>
@@ -326,7 +326,9 @@ const deciders: { [Type in keyof Commands]: (state: OrderState, data: Commands[T
     return [fact('return_requested', { returnId, units: unitsOf(lines), refundPence: penceOf(lines) })]
   },
   'return.approved': (state, { returnId, lines }) =>
-    isReturnBefore(state, returnId, 'approved') ? [fact('return_approved', { returnId, units: unitsOf(lines) })] : [],
+    isReturnBefore(state, returnId, 'approved')
+      ? [fact('return_approved', { returnId, units: unitsOf(lines), refundPence: penceOf(lines) })]
+      : [],
   'return.received': (state, { returnId, lines, refundPence }) =>
     isReturnBefore(state, returnId, 'received')
       ? [fact('return_received', { returnId, units: unitsOf(lines), refundPence })]
@@ -372,9 +374,10 @@ function isLockedByShipping(state: OrderState): boolean {
   return state.order === 'cancelling' && state.wasConfirmed
 }
 
-/** A parcel that has left is shipping's answer, too. */
-function unlockedByParcel(state: OrderState): OrderEvent[] {
-  return isLockedByShipping(state) ? [fact('cancellation_rejected', { reason: 'already_shipped' })] : []
+/** A parcel that has left was allocated, and is shipping's answer, too. */
+function leaving(state: OrderState, event: OrderEvent): OrderEvent[] {
+  if (isLockedByShipping(state)) return [event, fact('cancellation_rejected', { reason: 'already_shipped' })]
+  return withConfirmation(state, [event])
 }
 
 // --- stock ---
@@ -448,8 +451,9 @@ function isLockedByPayment(state: OrderState): boolean {
 
 /** O1. */
 function withConfirmation(state: OrderState, events: OrderEvent[]): OrderEvent[] {
+  if (state.order !== 'placed') return events
   const next = events.reduce(evolve, state)
-  const isJoined = next.order === 'placed' && next.authorization === 'authorized' && next.fulfilment === 'allocated'
+  const isJoined = next.authorization === 'authorized' && !isBeforeAllocation(next)
   return isJoined ? [...events, fact('confirmed', {})] : events
 }
 
@@ -461,7 +465,7 @@ function decideShipped(
   last: boolean,
 ): OrderEvent[] {
   if (state.parcels.some((parcel) => parcel.shipmentId === shipmentId)) return []
-  return [fact('parcel_shipped', { shipmentId, carrier, trackingNumber, shippedAt, last }), ...unlockedByParcel(state)]
+  return leaving(state, fact('parcel_shipped', { shipmentId, carrier, trackingNumber, shippedAt, last }))
 }
 
 function isKnownAsReturned({ parcels, fulfilment }: OrderState, shipmentId: string): boolean {
@@ -602,8 +606,8 @@ const evolvers: { [Type in keyof Facts]: (state: OrderState, data: Facts[Type]) 
     const known = findReturn(state, returnId)
     return { returns: withReturn(state, returnId, { units, refundPence: known?.refundPence || refundPence }) }
   },
-  return_approved: (state, { returnId, units }) => ({
-    returns: withReturn(state, returnId, { state: 'approved', units }),
+  return_approved: (state, { returnId, units, refundPence }) => ({
+    returns: withReturn(state, returnId, { state: 'approved', units, refundPence }),
   }),
   return_received: (state, { returnId, units, refundPence }) => ({
     returns: withReturn(state, returnId, { state: 'received', units, refundPence }),

@@ -12,8 +12,8 @@ import {
   shipmentCancelled,
   shipmentCreated,
   shipmentDelivered,
-  shipmentDispatched,
   shipmentDispatchDue,
+  shipmentDispatched,
   shipmentException,
   shipmentInvestigationDue,
   shipmentPickingDue,
@@ -26,10 +26,10 @@ import { type Command, decide, evolve, type Fact, type Fulfilment } from './fulf
 import {
   addFulfilment,
   findFulfilment,
+  type Stored,
   saveAddress,
   saveFulfilment,
   saveProblem,
-  type Stored,
   solveProblem,
 } from './queries.ts'
 import type { ReturnFact } from './returns.ts'
@@ -79,7 +79,12 @@ export function tellReturn({ publish }: Pick<Context, 'publish'>, { type, data }
 export function createChanges(options: { clock: Clock; log: Log; carrierSilenceMs: number }): Changes {
   const { clock, log, carrierSilenceMs } = options
 
-  async function follow(context: Context, before: Fulfilment, after: Fulfilment, facts: readonly Fact[]): Promise<void> {
+  async function follow(
+    context: Context,
+    before: Fulfilment,
+    after: Fulfilment,
+    facts: readonly Fact[],
+  ): Promise<void> {
     for (const fact of facts) {
       const contract = contracts[fact.type]
       if (contract) context.publish(contract, fact.data)

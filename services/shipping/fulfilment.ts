@@ -159,7 +159,8 @@ export function unknownOrder(orderId: string): Fulfilment {
 /** The parcels that the carrier has to be asked for now. */
 export function parcelsToBook(state: Fulfilment, limits: ParcelLimits): PlannedParcel[] {
   if (state.status === 'unknown' || state.status === 'cancelled') return []
-  if (state.status === 'waiting') return pack(state.lines, limits).map((lines, at) => ({ no: at + 1, sending: 1, lines }))
+  if (state.status === 'waiting')
+    return pack(state.lines, limits).map((lines, at) => ({ no: at + 1, sending: 1, lines }))
   return state.parcels.filter(isBookable)
 }
 
@@ -267,11 +268,15 @@ function send(state: Fulfilment, { parcels, carrier, shippingDeadlineMs, at }: C
 
 const hasNothingSent = ({ status }: Fulfilment) => status === 'unknown' || status === 'waiting' || status === 'packed'
 
-/** The arbiter: whoever is first wins, and the other one hears it. A repeat gets the same answer. */
+/**
+ * The arbiter: whoever is first wins, and the other one hears it. A repeat gets the same answer. An order of which
+ * everything that left was refunded may be called off as well: nothing of it is with the customer or on its way there.
+ */
 function cancel(state: Fulfilment): Fact[] {
   const { orderId } = state
-  if (hasNothingSent(state) || state.status === 'cancelled') return [{ type: 'shipment.cancelled', data: { orderId } }]
-  const { shipmentId } = state.parcels.find(({ dispatchedAt }) => dispatchedAt !== null)!
+  const kept = state.parcels.find(({ dispatchedAt, status }) => dispatchedAt !== null && status !== 'refunded')
+  if (kept === undefined) return [{ type: 'shipment.cancelled', data: { orderId } }]
+  const { shipmentId } = kept
   return [{ type: 'shipment.cancellation_refused', data: { orderId, shipmentId, reason: 'already_shipped' } }]
 }
 
@@ -295,7 +300,8 @@ function hear(state: Fulfilment, { shipmentId, history, nextNewsAtMs, at }: Comm
   }
   if (after.problem === null && (fresh.length > 0 || !after.watched))
     story.say({ type: 'silence_watched', data: { shipmentId } })
-  if (nextNewsAtMs != null) story.say({ type: 'news_expected', data: { shipmentId, at: Math.max(nextNewsAtMs, at + 1) } })
+  if (nextNewsAtMs != null)
+    story.say({ type: 'news_expected', data: { shipmentId, at: Math.max(nextNewsAtMs, at + 1) } })
   return story.facts
 }
 

@@ -1,5 +1,5 @@
 /** What shipping hears: orders that may leave or must not, its own timers, refunds of returns, accounts that are gone. */
-import type { Bus, HandlerContext, Message, OutsideContext } from '@shopsphere/bus'
+import type { DataOf, HandlerContext, Message, OutsideContext } from '@shopsphere/bus'
 import {
   orderCancellationRequested,
   orderCancelled,
@@ -11,7 +11,6 @@ import {
   shipmentTrackingDue,
   userDeleted,
 } from '@shopsphere/contracts'
-import type { DataOf } from '@shopsphere/bus'
 import type { ServiceContext } from '@shopsphere/runtime/service'
 import { type Carrier, CarrierRefusal, type Tracking } from './carrier.ts'
 import { type Changes, pickingTimer, tellReturn } from './changes.ts'
@@ -233,7 +232,7 @@ function asking(carrier: Carrier, log: ServiceContext['log']) {
   ): Promise<AskedNews | null> => {
     const stored = await read((reader) => findFulfilment(reader, orderId))
     const parcel = stored && parcelOf(stored.state, shipmentId)
-    if (!parcel || parcel.status !== 'under_way') return null
+    if (parcel?.status !== 'under_way') return null
     const reference = referenceOf(orderId, parcel)
     try {
       return { stored, tracking: await carrier.track({ reference, trackingNumber: parcel.trackingNumber! }, signal) }
@@ -253,4 +252,3 @@ function newsOf(state: Fulfilment, shipmentId: string): number {
   const parcel = parcelOf(state, shipmentId)
   return parcel ? parcel.told.length + (parcel.status === 'under_way' ? 0 : 1) : 0
 }
-

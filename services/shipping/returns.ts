@@ -107,34 +107,34 @@ export function askBack(
 }
 
 /** What one line of a merchant's return asks, and what was found for it so far. */
-export type Wanted = { readonly sku: string; readonly quantity: number; units: number; pence: number }
+export type Wanted = { readonly sku: string; readonly quantity: number; readonly units: number; readonly pence: number }
 
 /**
  * Takes from one order what is wanted and not found yet, line by line of the wish, in the order of the order's lines.
- * Offer the newest order first, then older ones, until nothing is wanted any more.
+ * Offer the newest order first, then older ones with the `wanted` of the answer, until nothing is wanted any more.
  */
-export function takeFrom(order: Fulfilment, wanted: readonly Wanted[]): ReturnLine[] {
+export function takeFrom(order: Fulfilment, wanted: readonly Wanted[]): { lines: ReturnLine[]; wanted: Wanted[] } {
   const left = returnableLines(order).map((line) => ({ ...line }))
   const lines = new Map<number, ReturnLine>()
-  for (const wish of wanted) {
+  const found = wanted.map((wish) => {
     const meant = left.filter(({ sku }) => sku === wish.sku)
-    for (const taken of take(meant, wish.quantity - wish.units)) {
-      wish.units += taken.quantity
-      wish.pence += taken.quantity * taken.unitPence
-      addTo(lines, { ...taken, disposition: null, reason: null })
-    }
-  }
-  return [...lines.values()]
+    const taken = take(meant, wish.quantity - wish.units)
+    for (const line of taken) addTo(lines, { ...line, disposition: null, reason: null })
+    return { ...wish, units: wish.units + unitsOf(taken), pence: wish.pence + penceOf(taken) }
+  })
+  return { lines: [...lines.values()], wanted: found }
 }
 
 /** Up to `wanted` units of `lines`, which are left with so many fewer. */
-function take(lines: readonly (PartLine & { quantity: number })[], wanted: number): PartLine[] {
+function take(lines: readonly PartLine[], wanted: number): PartLine[] {
   const taken: PartLine[] = []
+  let missing = wanted
   for (const line of lines) {
-    const quantity = Math.min(line.quantity, wanted - unitsOf(taken))
+    const quantity = Math.min(line.quantity, missing)
     if (quantity <= 0) continue
     taken.push({ ...line, quantity })
     line.quantity -= quantity
+    missing -= quantity
   }
   return taken
 }
@@ -260,7 +260,8 @@ function approve(goods: ReturnCase, { order, at }: CommandOf<'approve'>): Decide
 
 function receive(goods: ReturnCase, { disposition, lines: came, at }: CommandOf<'receive'>): Decided {
   if (goods.state === 'received' || goods.outcome === 'refunded') return { goods, fact: null }
-  if (goods.state !== 'approved') throw new Contradiction(`The return is ${goods.state}: approve it before goods come in.`)
+  if (goods.state !== 'approved')
+    throw new Contradiction(`The return is ${goods.state}: approve it before goods come in.`)
   const lines = came === null ? goods.lines.map((line) => ({ ...line, disposition })) : whatCame(goods, came)
   const { returnId, orderId, customerId } = goods
   const refundPence = penceOf(lines)
