@@ -6,12 +6,13 @@ import { z } from '@hono/zod-openapi'
 import { contractLimits } from '@shopsphere/contracts'
 
 const limits = contractLimits
-const NO_CONTROL_CHARACTERS = /^[^\p{Cc}]*$/u
-const NO_CONTROL_CHARACTERS_BUT_LINES = /^(?:[^\p{Cc}]|[\n\t])*$/u
+// Checked by functions and not as patterns: OpenAPI's patterns have no place for the flag that \p needs.
+const hasNoControlCharacters = (text: string) => !/\p{Cc}/u.test(text)
+const hasOnlyLineEndsAndTabs = (text: string) => !/[^\P{Cc}\n\t]/u.test(text)
 
 /** One line of text; spaces at its ends are taken off. */
 export const lineOf = (charactersMax: number) =>
-  z.string().trim().min(1).max(charactersMax).regex(NO_CONTROL_CHARACTERS, 'expected no control characters')
+  z.string().trim().min(1).max(charactersMax).refine(hasNoControlCharacters, 'expected no control characters')
 
 /** Text of several lines; spaces at its ends are taken off. */
 export const paragraphOf = (charactersMax: number) =>
@@ -20,7 +21,7 @@ export const paragraphOf = (charactersMax: number) =>
     .trim()
     .min(1)
     .max(charactersMax)
-    .regex(NO_CONTROL_CHARACTERS_BUT_LINES, 'expected no control characters but line ends and tabs')
+    .refine(hasOnlyLineEndsAndTabs, 'expected no control characters but line ends and tabs')
 
 export const emailAddress = z.email('expected an e-mail address').max(limits.emailCharactersMax)
 

@@ -9,7 +9,9 @@ import { readRepository, rules, type TextFile } from './tidy-rules.ts'
  * What breaks a rule today and has a reason to. The list only shrinks: an entry that breaks nothing any more fails, and
  * so does a new offence that is not in it.
  */
-const offenders: readonly { rule: string; path: string; why: string }[] = []
+const offenders: readonly { rule: string; path: string; why: string }[] = [
+  { rule: 'noMachine', path: 'runtime/config.test.ts', why: 'absolute paths that are read and never opened' },
+]
 
 const repository = readRepository(fileURLToPath(new URL('..', import.meta.url)))
 
@@ -62,6 +64,7 @@ const examples: Record<string, { bad: [TextFile[], times: number][]; good: TextF
       [file('services/order/a.ts', "import { x } from '@shopsphere/contracts/order' // from '../payment/a.ts'")],
       [file('main.ts', "import { x } from './services/order/service.ts'\nimport { y } from '@shopsphere/bus/testing'")],
       [file('bench/a.ts', "import { x } from '../main.ts'")],
+      // biome-ignore lint/suspicious/noTemplateCurlyInString: a template as source text
       [file('bus/a.ts', 'const text = sql`${from}, ${to}` + `from ${x}`')],
       [file('bus/stores/a.ts', "import { x } from '../b.ts'\nconst text = \"import x from '../../main.ts'\"")],
     ],
@@ -186,6 +189,7 @@ const examples: Record<string, { bad: [TextFile[], times: number][]; good: TextF
         file('services/order/a.ts', '// Date.now()\nnew Date(clock.now())'),
         file('services/order/a.test.ts', 'Date.now()'),
         file('bus/clock.ts', 'Date.now()'),
+        file('services/gateway/proxy.ts', 'setTimeout(cut, 5)'),
       ],
     ],
   },
@@ -204,8 +208,14 @@ const examples: Record<string, { bad: [TextFile[], times: number][]; good: TextF
         4,
       ],
       [[file('package-lock.json', '"resolved": "https://registry.example.org/a"')], 2],
+      [[file('README.md', 'npm --registry http://registry.example.org')], 1],
     ],
-    good: [[file('README.md', 'GET /workers, ./tmp/x, https://x.example/work, a/root/b, your npm registry')]],
+    good: [
+      [
+        file('README.md', 'GET /workers, ./tmp/x, https://x.example/work, a/root/b, your npm registry'),
+        file('a.ts', 'registry.metrics()'),
+      ],
+    ],
   },
 }
 

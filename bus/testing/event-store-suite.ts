@@ -405,6 +405,9 @@ export type Meanwhile = (tx: Tx) => unknown
 export function overtaken(tx: Tx, meanwhile: Meanwhile): Tx {
   let overtaken = false
   return {
+    get ended() {
+      return tx.ended
+    },
     async get<R>(query: Sql) {
       const row = await tx.get<R>(query)
       if (!overtaken) await meanwhile(tx)

@@ -21,8 +21,8 @@ import { readinessOf } from './health.ts'
 import { createLiveFeed } from './live-feed.ts'
 import { createLiveRoutes } from './live-routes.ts'
 import { createOperationsRoutes } from './operations.ts'
-import { ownerOf } from './owners.ts'
-import { createForward } from './proxy.ts'
+import { addresses, ownerOf } from './owners.ts'
+import { createForward, type Forward } from './proxy.ts'
 import { rateLimits } from './rate-limit.ts'
 import { type Hears, START_PAGE_POLICY, startPage } from './start-page.ts'
 
@@ -79,17 +79,7 @@ export function createGateway(options: GatewayOptions): Gateway {
   for (const { routes } of services) if (routes) door.route('/', routes)
   addDocuments(door, { ...options, own, elsewhere, log })
 
-  door.all('*', async (c, next) => {
-    const owner = ownerOf(c.req.path)
-    if (owner === undefined || here.has(owner)) return next() // 404 or 405
-    const origin = elsewhere.get(owner)
-    if (origin !== undefined) return forward(c, owner, origin)
-    throw problem(
-      502,
-      'service_unreachable',
-      `${owner} runs neither in this process (SERVICES) nor at an address that is known (SERVICE_URLS).`,
-    )
-  })
+  passOn(door, { here, elsewhere, forward })
 
   return {
     app: door,
@@ -97,6 +87,28 @@ export function createGateway(options: GatewayOptions): Gateway {
       live.endAll()
       await feed.close()
     },
+  }
+}
+
+/** What belongs to services that do not run here, and to nothing else: the routes of those that do keep their own names. */
+function passOn(
+  door: Api,
+  { here, elsewhere, forward }: { here: ReadonlySet<string>; elsewhere: ReadonlyMap<string, string>; forward: Forward },
+): void {
+  const absent = Object.entries(addresses).filter(([service]) => !here.has(service))
+  const prefixes = absent.flatMap(([, all]) => all.map((prefix) => prefix.replaceAll('*', ':any')))
+  for (const path of prefixes.flatMap((prefix) => [prefix, `${prefix}/*`])) {
+    door.all(path, async (c, next) => {
+      const owner = ownerOf(c.req.path)
+      if (owner === undefined || here.has(owner)) return next() // 404 or 405
+      const origin = elsewhere.get(owner)
+      if (origin !== undefined) return forward(c, owner, origin)
+      throw problem(
+        502,
+        'service_unreachable',
+        `${owner} runs neither in this process (SERVICES) nor at an address that is known (SERVICE_URLS).`,
+      )
+    })
   }
 }
 

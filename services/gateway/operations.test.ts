@@ -14,7 +14,6 @@ async function ask(shop: TestShop, request: string, body?: unknown, who = operat
     headers,
     ...(body !== undefined && { body: JSON.stringify(body) }),
   })
-  // biome-ignore lint/suspicious/noExplicitAny: a test asserts what is inside
   return { status: answer.status, body: (await answer.json()) as any }
 }
 

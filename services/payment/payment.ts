@@ -59,14 +59,15 @@ export type Line = {
 export const refundStatuses = ['requested', 'pending', 'retrying', 'needs_person', 'succeeded', 'dropped'] as const
 export type RefundStatus = (typeof refundStatuses)[number]
 export type RefundReason = 'order_cancelled' | 'payment_late' | 'return' | 'goodwill'
-export type RefundLine = { readonly lineNo: number; readonly quantity: number; readonly pence: number }
+/** So many units of a line, and what they cost. */
+export type LinePart = { readonly lineNo: number; readonly quantity: number; readonly pence: number }
 
 export type Refund = {
   readonly refundId: string
   readonly returnId: string | null
   readonly reason: RefundReason
   readonly pence: number
-  readonly lines: readonly RefundLine[]
+  readonly lines: readonly LinePart[]
   /** The provider's charge that it goes back to. */
   readonly chargeId: string | null
   readonly status: RefundStatus
@@ -162,10 +163,10 @@ type Commands = {
   request_attempt: { readonly paymentMethod: string; readonly at: number }
   /** What the provider said about an attempt. */
   answer: { readonly attempt: number; readonly answer: Answered<ChargeAnswer> } & Deciding
-  /** `voided`: the attempt that the provider has voided for it, null where there was none; `refundId`: of a refund, if one is due. */
-  call_off: { readonly reason: string; readonly voided: number | null; readonly refundId: string }
+  /** `voided`: attempts that the provider has voided for it; `refundId`: of the refund, if one is due. */
+  call_off: { readonly reason: string; readonly voided: readonly number[]; readonly refundId: string }
   /** The provider has taken what `captureOf` said. */
-  capture: { readonly shipmentId: string | null; readonly pence: number; readonly lines: readonly RefundLine[] }
+  capture: { readonly shipmentId: string | null; readonly pence: number; readonly lines: readonly LinePart[] }
   request_refund: RefundRequest
   answer_refund: {
     readonly refundId: string
@@ -224,10 +225,10 @@ type Facts = {
   authorized: { readonly attempt: number; readonly chargeId: string | null; readonly pence: number }
   voided: { readonly attempt: number; readonly pence: number; readonly reason: string }
   called_off: { readonly reason: string }
-  captured: { readonly shipmentId: string | null; readonly pence: number; readonly lines: readonly RefundLine[] }
+  captured: { readonly shipmentId: string | null; readonly pence: number; readonly lines: readonly LinePart[] }
   refund_requested: Omit<RefundRequest, 'of'> & {
     readonly pence: number
-    readonly lines: readonly RefundLine[]
+    readonly lines: readonly LinePart[]
     readonly chargeId: string | null
   }
   refund_unanswered: { readonly refundId: string; readonly attempt: number }
@@ -344,6 +345,8 @@ function decideAnswer(state: PaymentState, { attempt, answer, at, decisionDueAt 
   const isGivenUp = one.status === 'overdue' || state.off !== null
   switch (answer.status) {
     case 'authorized':
+      // Given up, it is about to be voided; the customer may have paid otherwise.
+      if (one.status === 'overdue') return []
       return [fact('authorized', { attempt, chargeId: answer.chargeId, pence: state.order!.totalPence })]
     case 'declined': {
       if (isGivenUp) return [fact('attempt_closed', { attempt })]
@@ -371,41 +374,36 @@ function decideAnswer(state: PaymentState, { attempt, answer, at, decisionDueAt 
 }
 
 /** P4: what of an authorisation was not captured. */
-function voiding(state: PaymentState, { attempt }: Attempt): PaymentEvent[] {
-  const pence = uncapturedPence(state)
-  return [fact('voided', { attempt, pence, reason: state.off ?? 'given_up' })]
+function voiding(state: PaymentState, { attempt, reason }: Attempt): PaymentEvent[] {
+  return [fact('voided', { attempt, pence: uncapturedPence(state), reason: reason ?? 'order_cancelled' })]
 }
 
 function decideCallOff(state: PaymentState, { reason, voided, refundId }: Commands['call_off']): PaymentEvent[] {
   const off = state.off === null ? [fact('called_off', { reason })] : []
   return followedBy(state, off, (next) => {
-    const open = voided === null ? undefined : findAttempt(next, voided)
-    const gone = open && !isEnded(open) ? decideAnswer(next, voidedAnswer(open)) : []
-    return followedBy(next, gone, (last) => {
+    const ended = next.attempts.flatMap((one) => {
+      if (isEnded(one)) return []
       // Nothing was asked of the provider yet, so nothing can come of it.
-      const due = last.attempts.filter(({ status }) => status === 'due')
-      const closed = due.map(({ attempt }) => fact('attempt_closed', { attempt }))
-      return [...closed, ...refundOfAll(last, refundId)]
+      if (one.status === 'due') return [fact('attempt_closed', { attempt: one.attempt })]
+      if (!voided.includes(one.attempt)) return []
+      return isAuthorized(one) ? voiding(next, one) : [fact('attempt_closed', { attempt: one.attempt })]
     })
+    return followedBy(next, ended, (last) => refundOfAll(last, refundId))
   })
 }
-
-const voidedAnswer = ({ attempt, chargeId }: Attempt): Commands['answer'] => ({
-  attempt,
-  answer: { status: 'voided', chargeId },
-  at: 0,
-  decisionDueAt: 0,
-})
 
 function refundOfAll(state: PaymentState, refundId: string): PaymentEvent[] {
   const pence = refundablePence(state)
   if (pence === 0) return []
-  const lines = refundLines(
-    state.lines.map((line) => ({ lineNo: line.lineNo, quantity: line.capturedUnits, pence: refundableOf(line) })),
-    pence,
-  )
+  const lines = state.lines.map((line) => ({
+    lineNo: line.lineNo,
+    quantity: line.capturedUnits - line.returnedUnits,
+    pence: refundableOf(line),
+  }))
   const request = { refundId, returnId: null, reason: 'order_cancelled', requestedBy: null } as const
-  return [fact('refund_requested', { ...request, pence, lines, chargeId: chargeOf(state) })]
+  return [
+    fact('refund_requested', { ...request, pence, lines: upToPence(lines, pence), chargeId: chargeOf(state) }),
+  ]
 }
 
 function decideCapture(state: PaymentState, { shipmentId, pence, lines }: Commands['capture']): PaymentEvent[] {
@@ -443,8 +441,10 @@ function priceOf(
   state: PaymentState,
   lines: readonly { readonly lineNo: number; readonly quantity: number }[],
   reason: RefundReason,
-): { pence: number; lines: RefundLine[] } {
-  const wanted = lines.map(({ lineNo, quantity }) => {
+): { pence: number; lines: LinePart[] } {
+  const units = new Map<number, number>()
+  for (const { lineNo, quantity } of lines) units.set(lineNo, (units.get(lineNo) ?? 0) + quantity)
+  const wanted = [...units].map(([lineNo, quantity]) => {
     const line = state.lines.find((one) => one.lineNo === lineNo)
     if (!line) throw new PaymentContradiction(`The order has no line ${lineNo}.`)
     const before = reason === 'return' ? line.returnedUnits : 0
@@ -457,11 +457,11 @@ function priceOf(
   })
   const sum = wanted.reduce((total, { pence }) => total + pence, 0)
   const pence = Math.min(sum, refundablePence(state))
-  return { pence, lines: refundLines(wanted, pence) }
+  return { pence, lines: upToPence(wanted, pence) }
 }
 
 /** Lines that come to `pence` together, none to more than it says. */
-function refundLines(lines: readonly RefundLine[], pence: number): RefundLine[] {
+function upToPence(lines: readonly LinePart[], pence: number): LinePart[] {
   const taken = takeFrom(
     lines.map((line) => line.pence),
     pence,
@@ -563,7 +563,11 @@ const evolvers: { [Type in keyof Facts]: (state: PaymentState, data: Facts[Type]
   attempt_failed: (state, { attempt, ...change }) => withAttempt(state, attempt, { ...change, status: 'failed' }),
   attempt_closed: (state, { attempt }) => withAttempt(state, attempt, { status: 'closed' }),
   authorized: (state, { attempt, chargeId, pence }) => ({
-    ...withAttempt(state, attempt, { status: 'authorized', chargeId }),
+    ...withAttempt(state, attempt, {
+      status: 'authorized',
+      chargeId,
+      reason: state.off === null ? null : 'payment_late',
+    }),
     authorizedPence: pence,
   }),
   voided: (state, { attempt, pence }) => ({
@@ -680,8 +684,8 @@ function withRefund(
 
 function withLines(
   lines: readonly Line[],
-  parts: readonly RefundLine[],
-  change: (line: Line, part: RefundLine) => Line,
+  parts: readonly LinePart[],
+  change: (line: Line, part: LinePart) => Line,
 ): readonly Line[] {
   if (parts.length === 0) return lines
   const byLine = new Map(parts.map((part) => [part.lineNo, part]))
@@ -701,10 +705,10 @@ export function findRefund(state: PaymentState, refundId: string): Refund | unde
   return state.refunds.find((one) => one.refundId === refundId)
 }
 
-const isAuthorized = ({ status }: Attempt) => status === 'authorized'
-const isEnded = ({ status }: Attempt) => status === 'failed' || status === 'voided' || status === 'closed'
+export const isAuthorized = ({ status }: Attempt) => status === 'authorized'
+export const isEnded = ({ status }: Attempt) => status === 'failed' || status === 'voided' || status === 'closed'
 const isOpen = (attempt: Attempt) => !isEnded(attempt) && !isAuthorized(attempt)
-const isRefundEnded = ({ status }: Refund) => status === 'succeeded' || status === 'dropped'
+export const isRefundEnded = ({ status }: Refund) => status === 'succeeded' || status === 'dropped'
 
 /** Refunds rest while the bank decides. */
 export function isFrozen({ disputes }: PaymentState): boolean {
@@ -728,10 +732,30 @@ export function chargeOf({ attempts }: PaymentState): string | null {
   return attempts.find(({ status }) => status === 'authorized' || status === 'voided')?.chargeId ?? null
 }
 
-/** The attempt that holds money, or may yet. */
-export function liveAttempt({ attempts }: PaymentState): Attempt | undefined {
-  return attempts.findLast((attempt) => attempt.status !== 'due' && !isEnded(attempt))
+/** What is captured with a parcel of these units; what was captured before is left out. */
+export function captureOf(
+  state: PaymentState,
+  parcel: readonly { readonly lineNo: number; readonly quantity: number }[],
+): Part {
+  const units = new Map<number, number>()
+  for (const { lineNo, quantity } of parcel) units.set(lineNo, (units.get(lineNo) ?? 0) + quantity)
+  const parts = state.lines
+    .map((line) => ({ line, quantity: Math.min(units.get(line.lineNo) ?? 0, line.quantity - line.capturedUnits) }))
+    .filter(({ quantity }) => quantity > 0)
+    .map(({ line, quantity }) => ({
+      lineNo: line.lineNo,
+      quantity,
+      pence: penceOfUnits(line, line.capturedUnits, quantity),
+    }))
+  return { pence: parts.reduce((sum, { pence }) => sum + pence, 0), lines: parts }
 }
+
+/** T3: what is captured before the authorisation runs out. */
+export function captureOfRest(state: PaymentState): Part {
+  return captureOf(state, state.lines)
+}
+
+export type Part = { readonly pence: number; readonly lines: readonly LinePart[] }
 
 export const paymentStatuses = [
   'pending',

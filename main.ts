@@ -1,0 +1,70 @@
+/**
+ * ShopSphere: every service in one process, behind one door.
+ *
+ *   people, programs ──HTTP──▶ gateway ──▶ user product cart order payment inventory shipping notification analytics audit
+ *                                             │ each with its own database: transaction, inbox, outbox
+ *                                             ▼
+ *                                          broker: every event to everyone who subscribed, in order by key
+ *
+ * With SERVICES the same program runs some of them; the broker is what they share. Exit status: 0 closed when asked to,
+ * 1 the machine refuses (port, folder, disk), 2 the environment is wrong.
+ */
+import { join } from 'node:path'
+import { onShutdown } from '@shopsphere/runtime/shutdown'
+import { StartError } from '@shopsphere/runtime/start-error'
+import { allServices, type Shop, startShop } from './shop.ts'
+
+const usage = `Usage: npm start [-- --help]
+
+Starts the shop: every service in one process on the embedded broker and database, which keep everything in ./data.
+What it listens to comes from the environment:
+
+  PORT=3000            where HTTP is answered; 0: any free port      HOST=           every interface
+  DATA_DIR=./data      databases, the key of the tokens, the operator's first password
+  BROKER_URL=sqlite:   the broker; sqlite:PATH for another file      DATABASE_URL=sqlite:   sqlite:FOLDER
+  SERVICES=            some of ${allServices.map(({ name }) => name).join(',')}
+  SERVICE_URLS=        where the others answer: order=http://host:port,…
+  ADMIN_EMAIL, ADMIN_PASSWORD   the first operator               TOKEN_SECRET=   the same in every process
+  LOG_LEVEL=info       fatal, error, warn, info, debug, trace or silent
+
+Durations of the shop (HOLD_MS, RETURN_WINDOW_MS, …) and of the simulated outside world (PROVIDER_DELAY_MS,
+CARRIER_FAILURE_RATE, …): see runtime/config.ts.
+`
+
+function nextSteps({ url, config, services }: Shop): string {
+  const { email, password } = config.operator
+  const from = password === null ? `the password is in ${join(config.dataDir, 'operator-password')}` : 'ADMIN_PASSWORD'
+  const signIn = services.has('user') ? `  sign in as ${email} (${from}): POST ${url}/api/sessions\n` : ''
+  const some = services.size < allServices.length ? ` (${[...services.keys()].join(', ')})` : ''
+  return `
+ShopSphere answers at ${url}${some}
+  where things are: ${url}/
+  the HTTP API: ${url}/openapi.json, the events: ${url}/asyncapi.json
+${signIn}  stop with Ctrl+C: nothing is lost
+
+`
+}
+
+async function main(parameters: readonly string[]): Promise<number | undefined> {
+  if (parameters.includes('--help') || parameters.includes('-h')) {
+    process.stdout.write(usage)
+    return 0
+  }
+  if (parameters.length > 0) {
+    process.stderr.write(`${parameters[0]} is not understood.\n\n${usage}`)
+    return 2
+  }
+  try {
+    const shop = await startShop()
+    onShutdown(shop.close, { log: shop.log })
+    process.stdout.write(nextSteps(shop))
+    return undefined // runs until a signal comes
+  } catch (error) {
+    if (!(error instanceof StartError)) throw error
+    process.stderr.write(`ShopSphere cannot start:\n${error.message.replaceAll(/^/gm, '  ')}\n`)
+    return error.exitCode
+  }
+}
+
+const exitStatus = await main(process.argv.slice(2))
+if (exitStatus !== undefined) process.exitCode = exitStatus

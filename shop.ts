@@ -1,0 +1,258 @@
+/**
+ * A whole shop, or the part of it that SERVICES names, in this process: for main.ts, the replay, the benchmarks and the
+ * tests. What differs between them is said here as an option and nowhere else.
+ */
+import { randomBytes } from 'node:crypto'
+import { dirname, join } from 'node:path'
+import {
+  BusError,
+  type BusStatus,
+  type Clock,
+  memoryBroker,
+  memoryTransport,
+  type Store,
+  type SubscriptionSpec,
+  sqliteStore,
+  sqliteTransport,
+  systemClock,
+  type Transport,
+} from '@shopsphere/bus'
+import { allEvents } from '@shopsphere/contracts'
+import { createTokens, type Tokens } from '@shopsphere/runtime/auth'
+import { type Config, readConfig } from '@shopsphere/runtime/config'
+import { prepareDataFolder } from '@shopsphere/runtime/data-folder'
+import type { Api } from '@shopsphere/runtime/http'
+import { createLog, type Log } from '@shopsphere/runtime/log'
+import { type RunningServer, serve } from '@shopsphere/runtime/server'
+import { prepareService, type Service, type ServiceDefinition } from '@shopsphere/runtime/service'
+import { StartError } from '@shopsphere/runtime/start-error'
+import { tokenSecret } from '@shopsphere/runtime/token-key'
+import { figures } from './services/analytics/figures.ts'
+import { analytics } from './services/analytics/service.ts'
+import { audit } from './services/audit/service.ts'
+import { cart } from './services/cart/service.ts'
+import { createGateway, type Gateway, type Hears } from './services/gateway/gateway.ts'
+import { inventory } from './services/inventory/service.ts'
+import { notification } from './services/notification/service.ts'
+import { order } from './services/order/service.ts'
+import { payment } from './services/payment/service.ts'
+import { product } from './services/product/service.ts'
+import { shipping } from './services/shipping/service.ts'
+import { user } from './services/user/service.ts'
+
+/** All there are. They find each other by events alone, so the order says nothing. */
+export const allServices: readonly ServiceDefinition[] = [
+  user,
+  product,
+  cart,
+  order,
+  payment,
+  inventory,
+  shipping,
+  notification,
+  analytics,
+  audit,
+]
+
+export type ShopOptions = {
+  /** As `process.env`, which it is by default. */
+  environment?: Readonly<Record<string, string | undefined>>
+  clock?: Clock
+  log?: Log
+  /** True: no server and no rate limits; `app.request` is the door. */
+  headless?: boolean
+  /** True: broker and databases end with the shop, and nothing is written to disk. */
+  inMemory?: boolean
+  /** A broker in place of BROKER_URL; the shop closes it. */
+  transport?: Transport
+  /** Databases in place of DATABASE_URL; the shop closes them. */
+  openStore?: (service: string) => Store
+}
+
+export type Shop = AsyncDisposable & {
+  /** `http://localhost:3000`; null: headless. */
+  readonly url: string | null
+  /** The front door: `app.request('/api/orders', …)` works without a socket. */
+  readonly app: Api
+  readonly config: Config
+  readonly clock: Clock
+  readonly log: Log
+  readonly tokens: Tokens
+  readonly transport: Transport
+  /** Those that run here, by name. */
+  readonly services: ReadonlyMap<string, Service>
+  status(): Promise<BusStatus[]>
+  /** Resolves once nothing is under way in these services; timers that are not due are no work. */
+  idle(): Promise<void>
+  /** Takes no more, ends live updates, finishes what runs, closes the databases and the broker. Closing twice is fine. */
+  close(): Promise<void>
+}
+
+/** Throws StartError, with what to do, for a wrong environment and for a machine that refuses; nothing stays open then. */
+export async function startShop(options: ShopOptions = {}): Promise<Shop> {
+  const { environment = process.env, clock = systemClock, headless = false } = options
+  const config = readWholeConfig(environment, options)
+  const log = options.log ?? createLog(config.logLevel)
+  const opened: (() => Promise<void>)[] = []
+  try {
+    const tokens = createTokens({ secret: prepareFolders(config, options), clock })
+    const transport = options.transport ?? openTransport(config, clock, options)
+    opened.push(() => transport.close())
+    const { services, hears } = await prepareServices({ config, clock, log, transport, options, opened })
+    // Every subscription exists before anybody says anything, so nobody misses what another says first.
+    for (const service of services) await service.bus.declare()
+
+    const limited = !headless
+    const gateway = createGateway({
+      services,
+      transport,
+      events: allEvents,
+      hears,
+      config,
+      clock,
+      log,
+      tokens,
+      limited,
+    })
+    opened.push(() => gateway.close())
+    const { port, host } = config
+    const server = headless ? null : await serve(gateway.app, { port, host })
+    if (server) opened.push(() => server.close(0))
+    for (const service of services) await service.start()
+    return running({ config, clock, log, tokens, transport, services, gateway, server })
+  } catch (error) {
+    for (const close of opened.toReversed()) await close().catch(() => {})
+    throw error instanceof BusError ? new StartError(error.message, { cause: error }) : error
+  }
+}
+
+function readWholeConfig(environment: Readonly<Record<string, string | undefined>>, { inMemory }: ShopOptions): Config {
+  const config = readConfig(
+    environment,
+    allServices.map(({ name }) => name),
+  )
+  // In memory there is no folder to keep a random key in.
+  return inMemory && config.tokenSecret === null ? { ...config, tokenSecret: randomBytes(32).toString('hex') } : config
+}
+
+/** Looks at the folders before anything is opened in them; answers the key that signs tokens. */
+function prepareFolders(config: Config, { inMemory, transport, openStore }: ShopOptions): Uint8Array {
+  if (!inMemory) {
+    const folders = new Set([config.dataDir])
+    if (!openStore) folders.add(config.database.path)
+    if (!transport) folders.add(dirname(config.broker.path))
+    for (const folder of folders) prepareDataFolder(folder)
+  }
+  return tokenSecret(config)
+}
+
+/** The one place that knows which broker is which transport; readConfig refuses the schemes that are not here. */
+function openTransport({ broker }: Config, clock: Clock, { inMemory }: ShopOptions): Transport {
+  return inMemory ? memoryTransport(memoryBroker({ clock })) : sqliteTransport(broker.path, { clock })
+}
+
+/** And which database is which store: one for each service. */
+function storeOpener({ database }: Config, { inMemory, openStore }: ShopOptions): (service: string) => Store {
+  if (openStore) return openStore
+  return (service) => sqliteStore(inMemory ? ':memory:' : join(database.path, `${service}.db`))
+}
+
+async function prepareServices(given: {
+  config: Config
+  clock: Clock
+  log: Log
+  transport: Transport
+  options: ShopOptions
+  opened: (() => Promise<void>)[]
+}): Promise<{ services: Service[]; hears: ReadonlyMap<string, Hears> }> {
+  const { config, clock, log, transport, options, opened } = given
+  const openStore = storeOpener(config, options)
+  const services: Service[] = []
+  const hears = new Map<string, Hears>()
+  for (const definition of allServices.filter(({ name }) => config.services.includes(name))) {
+    const { name: service } = definition
+    const noted = noting(transport, (spec) => hears.set(spec.name, { service, types: typesOf(spec) }))
+    const host = { transport: noted, openStore, events: allEvents, clock, config, log }
+    const prepared = await prepareService(definition, host)
+    opened.push(() => prepared.close())
+    services.push(prepared)
+  }
+  return { services, hears }
+}
+
+/** The same broker, which tells what a service subscribes to: what is described is then what is so. */
+function noting(transport: Transport, note: (spec: SubscriptionSpec) => void): Transport {
+  return {
+    name: transport.name,
+    capabilities: transport.capabilities,
+    open: () => transport.open(),
+    declare: (spec) => {
+      note(spec)
+      return transport.declare(spec)
+    },
+    publish: (messages) => transport.publish(messages),
+    consume: (name, options) => transport.consume(name, options),
+    backlog: (name) => transport.backlog(name),
+    subscriptions: () => transport.subscriptions(),
+    remove: (name) => transport.remove(name),
+    close: () => transport.close(),
+  }
+}
+
+function typesOf({ bindings }: SubscriptionSpec): string[] {
+  return bindings.flatMap((binding) => {
+    if (binding.kind === 'direct') return [binding.type]
+    if (binding.kind === 'topic') return [binding.pattern]
+    return binding.kind === 'fanout' ? ['#'] : []
+  })
+}
+
+function running(parts: {
+  config: Config
+  clock: Clock
+  log: Log
+  tokens: Tokens
+  transport: Transport
+  services: readonly Service[]
+  gateway: Gateway
+  server: RunningServer | null
+}): Shop {
+  const { services, transport, gateway, server, ...rest } = parts
+  const byName = new Map(services.map((service) => [service.name, service]))
+  let closed: Promise<void> | undefined
+
+  async function closeAll(): Promise<void> {
+    await gateway.close() // live updates have no end of their own, and the server waits for them
+    await server?.close()
+    try {
+      await Promise.all(services.map((service) => service.close()))
+    } finally {
+      await transport.close()
+    }
+  }
+  const close = () => (closed ??= closeAll())
+
+  return {
+    ...rest,
+    url: server?.url ?? null,
+    app: gateway.app,
+    transport,
+    services: byName,
+    status: () => Promise.all(services.map((service) => service.status())),
+    async idle() {
+      do {
+        for (const { bus } of services) await bus.idle()
+      } while (!(await allIdle(services)) || !(await allIdle(services.toReversed())))
+      const analyst = byName.get('analytics')
+      if (analyst) await figures.catchUp(analyst.bus.store)
+    },
+    close,
+    [Symbol.asyncDispose]: close,
+  }
+}
+
+/** What one says while another is looked at is found on the way back. */
+async function allIdle(services: readonly Service[]): Promise<boolean> {
+  for (const { bus } of services) if (!(await bus.isIdle())) return false
+  return true
+}

@@ -1,0 +1,121 @@
+/**
+ * `npm test`: runs the test files of the whole repository, or those that are named.
+ *
+ * Exit status: 0 every test passed or was skipped; 1 one failed; 2 wrong arguments or a wrong REQUIRE.
+ */
+import { spawn } from 'node:child_process'
+import { globSync, statSync } from 'node:fs'
+import { join, relative, resolve } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { parseArgs } from 'node:util'
+import { requiredServers, type Server, servers, serversWithSuites } from './servers.ts'
+
+const usage = `Usage: npm test -- [FILE | FOLDER | PATTERN]… [--name WORDS]
+
+Runs every test of the repository, or of the files that are named:
+  npm test -- bus/routing.test.ts     one file
+  npm test -- services/order runtime  what lies below two folders
+  npm test -- 'bus/**/sqlite*'        what a pattern finds
+  npm test -- bus --name B5           only tests whose title has these words (a regular expression)
+
+  REQUIRE=…  a suite that needs a server is skipped where the server cannot be had, and fails if REQUIRE names it:
+             ${servers.join(', ')}, separated by commas
+  --help     print this
+
+Exit status: 0 all passed, 1 a test failed, 2 wrong arguments or a wrong REQUIRE.
+`
+
+/** Test files that run at the same time. */
+const CONCURRENCY = 2
+/** For one test or one file: a limit for what hangs, not a measure. */
+const TIMEOUT_MS = 600_000
+
+const NOT_OURS = ['node_modules', 'dist']
+
+export type Plan = { readonly nodeArguments: readonly string[]; readonly notes: readonly string[] }
+
+class UsageError extends Error {
+  override readonly name = 'UsageError'
+}
+
+/** What to run; null: show the usage. Throws UsageError. */
+export function plan(argv: string[], environment: { REQUIRE?: string | undefined }, root: string): Plan | null {
+  const { values, positionals } = refused(() =>
+    parseArgs({
+      args: argv,
+      allowPositionals: true,
+      options: { name: { type: 'string' }, help: { type: 'boolean', short: 'h' } },
+    }),
+  )
+  if (values.help) return null
+  const required = refused(() => requiredServers(environment.REQUIRE))
+  const files = positionals.length === 0 ? below(root, root) : positionals.flatMap((wanted) => filesOf(wanted, root))
+  return {
+    nodeArguments: [
+      '--test',
+      `--test-concurrency=${CONCURRENCY}`,
+      `--test-timeout=${TIMEOUT_MS}`,
+      ...(values.name === undefined ? [] : [`--test-name-pattern=${values.name}`]),
+      ...[...new Set(files)].sort(),
+    ],
+    notes: notesOn(required),
+  }
+}
+
+function notesOn(required: readonly Server[]): string[] {
+  const unused = required.filter((server) => !serversWithSuites.includes(server))
+  return unused.length === 0 ? [] : [`No suite needs ${unused.join(', ')} yet, so REQUIRE changes nothing about it.`]
+}
+
+function filesOf(wanted: string, root: string): string[] {
+  const path = resolve(root, wanted)
+  const found = statSync(path, { throwIfNoEntry: false })
+  const files = found?.isDirectory()
+    ? below(path, root)
+    : found
+      ? [relative(root, path)]
+      : globSync(wanted, { cwd: root, exclude: NOT_OURS.map((folder) => `**/${folder}/**`) })
+  const tests = files.filter((file) => file.endsWith('.test.ts'))
+  if (tests.length === 0) throw new UsageError(`there is no test file at '${wanted}': their names end in .test.ts`)
+  return tests
+}
+
+/** Paths from `root`. The data folder of a running shop is not looked into. */
+function below(folder: string, root: string): string[] {
+  const exclude = [...NOT_OURS.map((name) => `**/${name}/**`), ...(folder === root ? ['data/**'] : [])]
+  return globSync('**/*.test.ts', { cwd: folder, exclude }).map((file) => relative(root, join(folder, file)))
+}
+
+function refused<T>(read: () => T): T {
+  try {
+    return read()
+  } catch (error) {
+    throw new UsageError((error as Error).message)
+  }
+}
+
+/** Hands over the terminal; answers node's exit status. */
+function runNode(nodeArguments: readonly string[], root: string): Promise<number> {
+  return new Promise((done, failed) => {
+    const child = spawn(process.execPath, nodeArguments, { cwd: root, stdio: 'inherit' })
+    for (const signal of ['SIGINT', 'SIGTERM'] as const) process.on(signal, () => child.kill(signal))
+    child.on('error', failed)
+    child.on('exit', (code) => done(code === 0 ? 0 : 1))
+  })
+}
+
+if (import.meta.main) {
+  const root = fileURLToPath(new URL('..', import.meta.url))
+  try {
+    const planned = plan(process.argv.slice(2), process.env, root)
+    if (planned === null) process.stdout.write(usage)
+    else {
+      for (const note of planned.notes) process.stdout.write(`${note}\n`)
+      process.exitCode = await runNode(planned.nodeArguments, root)
+    }
+  } catch (error) {
+    if (!(error instanceof UsageError)) throw error
+    process.stderr.write(`npm test: ${error.message}\n\n${usage}`)
+    process.exitCode = 2
+  }
+}
