@@ -103,17 +103,8 @@ export async function startShop(options: ShopOptions = {}): Promise<Shop> {
     for (const service of services) await service.bus.declare()
 
     const limited = !headless
-    const gateway = createGateway({
-      services,
-      transport,
-      events: allEvents,
-      hears,
-      config,
-      clock,
-      log,
-      tokens,
-      limited,
-    })
+    const described = { events: allEvents, hears: [...hears.values()] }
+    const gateway = createGateway({ services, transport, ...described, config, clock, log, tokens, limited })
     opened.push(() => gateway.close())
     const { port, host } = config
     const server = headless ? null : await serve(gateway.app, { port, host })

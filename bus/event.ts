@@ -33,7 +33,7 @@ export type EventOptions<Data> = {
   /** One sentence for people: when is it said? */
   summary?: string
   /** A payload as it really occurs; shown in /asyncapi.json and checked by a test. */
-  example?: Data
+  example?: NoInfer<Data>
 }
 
 export type EventType<Data = any> = Readonly<Required<Omit<EventOptions<Data>, 'example' | 'summary'>>> & {

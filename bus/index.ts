@@ -1,7 +1,15 @@
 /** The public face of @shopsphere/bus. The test kit and the conformance suites are at `@shopsphere/bus/testing`. */
 export { type AsyncapiOptions, asyncapi } from './asyncapi.ts'
 export { type Bus, type BusOptions, type BusStatus, createBus, type Topic, type TransactionContext } from './bus.ts'
-export { type Clock, type Random, seededRandom, systemClock, type Timer } from './clock.ts'
+export {
+  type Clock,
+  type Random,
+  type SkippableClock,
+  seededRandom,
+  skippableClock,
+  systemClock,
+  type Timer,
+} from './clock.ts'
 export { type Codec, jsonCodec } from './codec.ts'
 export {
   type Handler,

@@ -4,6 +4,7 @@ import { type Bus, type BusOptions, createBus } from '../bus.ts'
 import { type Clock, type Random, seededRandom } from '../clock.ts'
 import { jsonCodec } from '../codec.ts'
 import type { HandlerContext } from '../consumer.ts'
+import { PermanentError, UnavailableError } from '../errors.ts'
 import { type EventType, event, type Schema } from '../event.ts'
 import { idMaker, type Message, type WireMessage } from '../message.ts'
 import { sql } from '../sql.ts'
@@ -63,9 +64,21 @@ export function schemaOf<Data>(
   }
 }
 
+/** How late a thing planned for a time may come, in virtual milliseconds. */
+export const LATE_MAX_MS = 500
+/** Each try of a failing message 1 s, then 2 s, 4 s … after the one before; no chance in it. */
+export const exactBackoff = { firstMs: 1_000, factor: 2, maxMs: 60_000, jitter: false }
+export const TRACEPARENT = '00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01'
+/** Who acts on dead letters here. */
+export const me = { by: 'Ada', why: 'a test' }
+
 /** A transport may wait a little for more to send or to write down: after so many looks time moves on by small steps. */
 const GATHERING_LOOKS = 20
 const GATHERING_STEP_MS = 5
+/** So many looks apart, because a wake-up from another thread or process takes real time and must not cost virtual time. */
+const GATHERING_PAUSE = 10
+/** Real milliseconds after which time moves on although a question is not answered: what it waits for may need time. */
+const ANSWER_MAX_MS = 50
 /** Real milliseconds that cleaning up may take where a case went wrong. */
 const CLEAN_UP_MAX_MS = 3_000
 
@@ -103,6 +116,12 @@ export type Process = {
   stop(): Promise<void>
 }
 
+/** Registers a case of the suite; `needs` names what the store must be able to do, or the case says nothing. */
+export type Check = (title: string, run: (stage: Stage) => Promise<void>, needs?: 'acrossProcesses') => void
+
+/** Subscribes, and plans what is regular. */
+export type SetUp = (bus: Bus, effects: Effects) => void
+
 export type Effects = {
   /** A handler that writes what it hears; `inside` runs before, in the same transaction. */
   hears(
@@ -131,11 +150,7 @@ export class Stage {
   }
 
   /** Starts a process of `service`; `setUp` subscribes. */
-  async run(
-    service: string,
-    setUp: (bus: Bus, effects: Effects) => void,
-    options: ProcessOptions = {},
-  ): Promise<Process> {
+  async run(service: string, setUp: SetUp, options: ProcessOptions = {}): Promise<Process> {
     const { through = (transport) => transport, start = true, ...busOptions } = options
     const process = `process ${++this.#processes}`
     const store = await this.#storeOf(service)
@@ -214,7 +229,7 @@ export class Stage {
     let idleInARow = 0
     const atRest = async () => {
       await this.clock.settle()
-      if (++looks > GATHERING_LOOKS) await this.clock.advance(GATHERING_STEP_MS)
+      if (++looks > GATHERING_LOOKS && looks % GATHERING_PAUSE === 0) await this.clock.advance(GATHERING_STEP_MS)
       // Twice: while the last one was looked at, it may have said something to the first.
       idleInARow = (await this.#allIdle()) ? idleInARow + 1 : 0
       return idleInARow === 2
@@ -228,11 +243,15 @@ export class Stage {
     return true
   }
 
-  /** Moves time on until the fact holds. */
+  /** Moves time on until the fact holds, also while the question itself is waiting for time to pass. */
   async until(fact: () => boolean | Promise<boolean>, stepMs = 100): Promise<void> {
+    let asking: Promise<boolean> | undefined
     const look = async () => {
       await this.clock.settle()
-      if (await fact()) return true
+      asking ??= Promise.resolve(fact()).finally(() => {
+        asking = undefined
+      })
+      if (await Promise.race([asking, noAnswer()])) return true
       await this.clock.advance(stepMs)
       return false
     }
@@ -325,6 +344,11 @@ export function altered(inner: Transport, changes: Partial<Transport>): Transpor
   }
 }
 
+async function noAnswer(): Promise<false> {
+  await new Promise((resolve) => setTimeout(resolve, ANSWER_MAX_MS).unref())
+  return false
+}
+
 async function orGiveUp(work: Promise<void>, message: string): Promise<void> {
   let timer: NodeJS.Timeout | undefined
   const late = new Promise<never>((_, reject) => {
@@ -353,4 +377,41 @@ export async function randomTurns(random: Random, turnsMax: number): Promise<voi
   for (let turn = Math.floor(random() * (turnsMax + 1)); turn > 0; turn--) {
     await new Promise((resolve) => setImmediate(resolve))
   }
+}
+
+/** A clerk who has handled 1 and 2 of key 'free' and 1 of 'stuck', and whose 2 of 'stuck' is a dead letter until `mend`. */
+export async function withDeadLetter(stage: Stage, afterDeadLetter: 'park' | 'skip') {
+  let broken = true
+  const setUp: SetUp = (bus, { hears }) => {
+    const handler = hears(({ about, number }) => {
+      if (broken && about === 'stuck' && number === 2) throw new PermanentError('broken')
+    })
+    bus.subscribe(said, handler, { afterDeadLetter })
+  }
+  const clerk: Process = await stage.run('clerk', setUp)
+  const shop: Process = await stage.run('shop', () => {})
+  for (const number of [1, 2]) for (const about of ['stuck', 'free']) await shop.bus.publish(said, { about, number })
+  await stage.quiet()
+  assert.equal((await clerk.bus.deadLetters.list()).length, 1)
+  const mend = () => {
+    broken = false
+  }
+  return { clerk, shop, setUp, mend }
+}
+
+/** A broker that can be away for publishers. */
+export function interrupted(inner: Transport, broker: { away: boolean; refused: number }): Transport {
+  return altered(inner, {
+    async publish(messages) {
+      if (broker.away) {
+        broker.refused++
+        throw new UnavailableError('transport_unavailable', 'the broker is away')
+      }
+      await inner.publish(messages)
+    },
+  })
+}
+
+export function byNumber(one: number, other: number): number {
+  return one - other
 }

@@ -217,6 +217,35 @@ export function storeSuite(name: string, options: StoreSuiteOptions, runner: Sui
     assert.deepEqual(await amounts(store), { a: 1, b: 2, d: 5 })
   })
 
+  check(
+    'B4 the tx of a savepoint is dead once the savepoint has ended: what comes late is written nowhere',
+    async ({ open }) => {
+      const store = await open()
+      await store.transaction(async (tx) => {
+        let kept: Tx | undefined
+        let undone: Tx | undefined
+        await tx.savepoint(async (scoped) => {
+          kept = scoped
+          assert.equal(scoped.ended, false)
+          await scoped.insert('item', [item('in time', 1)])
+        })
+        const failing = tx.savepoint((scoped) => {
+          undone = scoped
+          throw new Error('undo')
+        })
+        await assert.rejects(failing, /undo/)
+        for (const late of [kept!, undone!]) {
+          assert.equal(late.ended, true)
+          await assert.rejects(async () => late.insert('item', [item('late', 2)]))
+          await assert.rejects(async () => late.get(sql`select id from item`))
+          await assert.rejects(async () => late.savepoint(async () => {}))
+        }
+        assert.equal(tx.ended, false)
+      })
+      assert.deepEqual(await amounts(store), { 'in time': 1 })
+    },
+  )
+
   check('a savepoint that was released is undone with the transaction that fails afterwards', async ({ open }) => {
     const store = await open()
     const failing = store.transaction(async (tx) => {

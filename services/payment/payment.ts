@@ -331,7 +331,8 @@ function decideAttempt(state: PaymentState, { paymentMethod, at }: Commands['req
     throw new PaymentContradiction('A payment waits for its confirmation at the bank: confirm that one.')
   if (isOpen(last) && last.status !== 'overdue')
     throw new PaymentContradiction('A payment is under way: wait for its answer.')
-  if (!last.retryable) throw new PaymentContradiction('The payment was refused for good: the order is being called off.')
+  if (!last.retryable)
+    throw new PaymentContradiction('The payment was refused for good: the order is being called off.')
   if (state.attempts.length >= ATTEMPTS_MAX)
     throw new PaymentContradiction(`There have been ${ATTEMPTS_MAX} attempts, which is as many as there may be.`)
   return [fact('attempt_requested', { attempt: last.attempt + 1, paymentMethod })]
@@ -355,9 +356,7 @@ function decideAnswer(state: PaymentState, { attempt, answer, at, decisionDueAt 
     }
     case 'voided':
       if (isGivenUp) return [fact('attempt_closed', { attempt })]
-      return [
-        fact('attempt_failed', { attempt, chargeId: one.chargeId, reason: 'decision_overdue', retryable: true }),
-      ]
+      return [fact('attempt_failed', { attempt, chargeId: one.chargeId, reason: 'decision_overdue', retryable: true })]
     case 'pending':
     case 'action_required': {
       const { status, chargeId } = answer
@@ -401,9 +400,7 @@ function refundOfAll(state: PaymentState, refundId: string): PaymentEvent[] {
     pence: refundableOf(line),
   }))
   const request = { refundId, returnId: null, reason: 'order_cancelled', requestedBy: null } as const
-  return [
-    fact('refund_requested', { ...request, pence, lines: upToPence(lines, pence), chargeId: chargeOf(state) }),
-  ]
+  return [fact('refund_requested', { ...request, pence, lines: upToPence(lines, pence), chargeId: chargeOf(state) })]
 }
 
 function decideCapture(state: PaymentState, { shipmentId, pence, lines }: Commands['capture']): PaymentEvent[] {
@@ -489,7 +486,10 @@ function decideRefundAnswer(state: PaymentState, command: Commands['answer_refun
     case 'unanswered': {
       const unanswered = fact('refund_unanswered', { refundId, attempt })
       if (refund.unanswered + 1 < REFUND_UNANSWERED_MAX) return [unanswered]
-      return [unanswered, fact('refund_failed', { refundId, attempt, reason: 'provider_unreachable', willRetry: false })]
+      return [
+        unanswered,
+        fact('refund_failed', { refundId, attempt, reason: 'provider_unreachable', willRetry: false }),
+      ]
     }
   }
 }

@@ -231,7 +231,8 @@ function asking(carrier: Carrier, log: ServiceContext['log']) {
     { attempt, signal, read }: Asked,
   ): Promise<AskedNews | null> => {
     const stored = await read((reader) => findFulfilment(reader, orderId))
-    const parcel = stored && parcelOf(stored.state, shipmentId)
+    if (!stored) return null
+    const parcel = parcelOf(stored.state, shipmentId)
     if (parcel?.status !== 'under_way') return null
     const reference = referenceOf(orderId, parcel)
     try {

@@ -13,10 +13,10 @@ export function pack(lines: readonly PartLine[], limits: ParcelLimits): PartLine
   const units = unitsOf(lines)
   const { linesPerParcelMax, unitsPerParcelMax } = limits
   if (lines.length <= linesPerParcelMax && units <= unitsPerParcelMax) return [[...lines]]
-  const parcels = fill(lines, linesPerParcelMax, unitsPerParcelMax)
-  return parcels.length <= parcelsMax
-    ? parcels
-    : fill(lines, Math.max(linesPerParcelMax, third(lines.length)), Math.max(unitsPerParcelMax, third(units)))
+  return (
+    fill(lines, linesPerParcelMax, unitsPerParcelMax) ??
+    fill(lines, Math.max(linesPerParcelMax, third(lines.length)), Math.max(unitsPerParcelMax, third(units)))!
+  )
 }
 
 /** A third of the parcels may be full of lines, a third full of units, and the last third is for lines that were divided. */
@@ -28,8 +28,8 @@ export function unitsOf(lines: readonly { quantity: number }[]): number {
   return units
 }
 
-/** Every parcel but the last is full of lines or full of units. */
-function fill(lines: readonly PartLine[], linesMax: number, unitsMax: number): PartLine[][] {
+/** Every parcel but the last is full of lines or full of units. Null: there would be too many. */
+function fill(lines: readonly PartLine[], linesMax: number, unitsMax: number): PartLine[][] | null {
   const parcels: PartLine[][] = []
   let parcel: PartLine[] = []
   let room = unitsMax
@@ -40,6 +40,7 @@ function fill(lines: readonly PartLine[], linesMax: number, unitsMax: number): P
   }
   for (const line of lines) {
     for (let left = line.quantity; left > 0; ) {
+      if (parcels.length === parcelsMax) return null
       const quantity = Math.min(left, room)
       parcel.push({ ...line, quantity })
       left -= quantity
