@@ -46,8 +46,7 @@ export type ParcelRecord = {
 export type ShippingRecord = {
   readonly status: string
   readonly parcels: readonly ParcelRecord[]
-  /** Returns by state. */
-  readonly returns: readonly { readonly returnId: string; readonly state: string }[]
+  readonly returns: readonly { readonly state: string; readonly outcome: string | null }[]
 }
 
 /** A message that audit heard. `data` only where money is in it. */
@@ -130,8 +129,8 @@ async function readShipping(reader: Reader, orderId: string): Promise<ShippingRe
     sql`select status, lines, parcels from fulfilment where order_id = ${orderId}`,
   )
   if (!row) return null
-  const returns = await reader.all<{ return_id: string; state: string }>(
-    sql`select return_id, state from return_case where order_id = ${orderId}`,
+  const returns = await reader.all<{ state: string; outcome: string | null }>(
+    sql`select state, outcome from return_case where order_id = ${orderId}`,
   )
   // A parcel that is alone holds all lines of its order.
   const parcels = (JSON.parse(row.parcels) as (Omit<ParcelRecord, 'lines'> & { lines?: ShippedLine[] })[]).map(
@@ -142,11 +141,7 @@ async function readShipping(reader: Reader, orderId: string): Promise<ShippingRe
       ledgerRows: 0,
     }),
   )
-  return {
-    status: row.status,
-    parcels,
-    returns: returns.map(({ return_id, state }) => ({ returnId: return_id, state })),
-  }
+  return { status: row.status, parcels, returns }
 }
 
 async function withLedger(stores: AuditedStores, shipping: ShippingRecord): Promise<ShippingRecord> {

@@ -3,18 +3,20 @@
  * here, so the rules stand first; tests name them.
  *
  * C1 Lanes. Messages of one key form a lane; a lane is worked on by one batch at a time, in order (B3).
- * C2 One transaction holds a batch's inbox marks, effects and publications (B1, B2). First all together; if one fails,
+ * C2 Outside work runs for up to `concurrency` messages at the same time, before any transaction; what it brought joins
+ *    the next batch.
+ * C3 One transaction holds a batch's inbox marks, effects and publications (B1, B2). First all together; if one fails,
  *    everything is undone and done again with a savepoint each, so that only the failing one is undone.
- * C3 The broker is told only after the commit. What it delivers again, the inbox recognises.
- * C4 The first failure moves a message into the deferred table and lets the broker forget it; as long as a key has rows
+ * C4 The broker is told only after the commit. What it delivers again, the inbox recognises.
+ * C5 The first failure moves a message into the deferred table and lets the broker forget it; as long as a key has rows
  *    there, its later messages queue up behind them (B4). Due rows are claimed, which counts the attempt durably, and
  *    run as any delivery.
- * C5 A message that is given up becomes a dead letter. With 'park' its deferred row stays, without a due time, so its
+ * C6 A message that is given up becomes a dead letter. With 'park' its deferred row stays, without a due time, so its
  *    key goes on waiting (B5); with 'skip' the row goes and the next of the key is due.
- * C6 What cannot be decoded, is unknown or too new, has no handler: a dead letter with its bytes (B6).
- * C7 A commit under a lease that somebody else has taken since is refused (B8).
- * C8 A database that is away or a full disk is no attempt: the batch waits and comes again.
- * C9 A delivery that an earlier process may have died of runs alone, its attempt counted before it begins.
+ * C7 What cannot be decoded, is unknown or too new, has no handler: a dead letter with its bytes (B6).
+ * C8 A commit under a lease that somebody else has taken since is refused (B8).
+ * C9 A database that is away or a full disk is no attempt: the batch waits and comes again.
+ * C10 A delivery that an earlier process may have died of runs alone, its attempt counted before it begins.
  */
 import type { Clock, Random, Timer } from './clock.ts'
 import { BusError, PermanentError, UnavailableError } from './errors.ts'
@@ -119,7 +121,7 @@ type Work = {
   answers: Map<Registration, unknown> | null
   /** Outside work failed with this. */
   outsideError: unknown
-  /** Runs alone (C9), with this attempt number. */
+  /** Runs alone (C10), with this attempt number. */
   guardedAttempt: number
 }
 
@@ -149,8 +151,12 @@ export class Consumer {
   private readonly registrations: Registration[] = []
   private readonly byType = new Map<string, Registration[]>()
   private readonly lanes = new Map<string, Lane>()
-  private ready: string[] = []
-  private readyHead = 0
+  /** Lanes whose first message waits for a batch, and those whose first message waits for its outside work. */
+  private readonly ready = new Ready()
+  private readonly readyOutside = new Ready()
+  /** Back from outside: these join the next batch; those that failed there are dealt with one by one. */
+  private brought: Work[] = []
+  private outsideRunning = 0
   private running = 0
   private pumping = false
   private inHand = 0
@@ -199,7 +205,7 @@ export class Consumer {
     this.sweeper?.cancel()
     this.due?.timer.cancel()
     await this.claiming
-    if (this.running > 0) {
+    if (this.isWorking) {
       await new Promise<void>((resolve) => {
         this.stopped = resolve
       })
@@ -248,7 +254,7 @@ export class Consumer {
     for (const delivery of deliveries) {
       this.enqueue(newWork(delivery.message, delivery, null))
     }
-    this.schedulePump()
+    this.pumpSoon()
   }
 
   private enqueue(work: Work): void {
@@ -259,7 +265,15 @@ export class Consumer {
       this.lanes.set(work.lane, lane)
     }
     lane.queue.push(work)
-    if (lane.queue.length === 1 && !lane.busy) this.ready.push(work.lane)
+    if (lane.queue.length === 1) this.offer(work.lane, lane)
+  }
+
+  /** Puts an idle lane where its first message belongs. */
+  private offer(key: string, lane: Lane): void {
+    const first = lane.queue[0]
+    if (lane.busy || !first) return
+    const queue = this.reachesOutside(first) ? this.readyOutside : this.ready
+    queue.add(key)
   }
 
   private revoke(lease: { shard: number; epoch: number }): void {
@@ -273,22 +287,43 @@ export class Consumer {
     }
   }
 
-  private schedulePump(): void {
+  /** In the next turn of the event loop, so that what arrives or comes back together makes one batch. */
+  private pumpSoon(): void {
     if (this.pumping) return
     this.pumping = true
-    queueMicrotask(() => {
+    setImmediate(() => {
       this.pumping = false
       this.pump()
     })
   }
 
   private pump(): void {
-    const concurrency = this.options.settings.concurrency ?? this.options.limits.concurrency
-    while (!this.stopping && this.running < concurrency) {
+    const { settings, limits, store } = this.options
+    const concurrency = settings.concurrency ?? limits.concurrency
+    while (!this.stopping && this.outsideRunning < concurrency) {
+      const work = this.takeFirst(this.readyOutside)
+      if (!work) break
+      this.outsideRunning += 1
+      void this.bring(work)
+    }
+    // An embedded database writes one transaction at a time: what waits meanwhile makes the next batch larger.
+    const batchesMax = store.dialect === 'sqlite' ? 1 : concurrency
+    while (this.running < batchesMax) {
       const batch = this.nextBatch()
       if (batch.length === 0) return
       this.running += 1
       void this.run(batch).finally(() => this.finished(batch))
+    }
+  }
+
+  /** C2. */
+  private async bring(work: Work): Promise<void> {
+    try {
+      await this.reachOutside(work)
+    } finally {
+      this.outsideRunning -= 1
+      this.brought.push(work)
+      this.pumpSoon()
     }
   }
 
@@ -299,51 +334,69 @@ export class Consumer {
       const lane = this.lanes.get(work.lane)
       if (!lane?.busy) continue
       lane.busy = false
-      if (lane.queue.length > 0) this.ready.push(work.lane)
+      if (lane.queue.length > 0) this.offer(work.lane, lane)
       else this.lanes.delete(work.lane)
     }
-    if (this.stopping && this.running === 0) this.stopped?.()
+    if (this.stopping && !this.isWorking) this.stopped?.()
     else this.pump()
   }
 
-  /** Runs of plain messages fill one batch; a message with outside work, or a guarded one, is a batch of its own. */
+  /** Something has begun and is not committed. */
+  private get isWorking(): boolean {
+    return this.running > 0 || this.outsideRunning > 0 || this.brought.length > 0
+  }
+
+  /** What came back from outside, and runs of plain messages; one that an earlier process may have died of goes alone. */
   private nextBatch(): Work[] {
-    const batch: Work[] = []
-    while (this.readyHead < this.ready.length && batch.length < this.options.limits.batchMax) {
-      const key = this.ready[this.readyHead]!
+    const { batchMax } = this.options.limits
+    const batch = this.takeBrought(batchMax)
+    if (this.stopping || batch[0]?.outsideError !== undefined) return batch // of what is new, nothing is begun any more
+    while (batch.length < batchMax) {
+      const key = this.ready.peek()
+      if (key === undefined) break
       const lane = this.lanes.get(key)
-      if (!lane || lane.busy || lane.queue.length === 0) {
-        this.readyHead += 1
+      const first = lane?.queue[0]
+      if (!lane || lane.busy || !first) {
+        this.ready.take()
         continue
       }
-      if (this.runsAlone(lane.queue[0]!)) {
+      if (first.delivery?.redelivered) {
         if (batch.length > 0) break
-        batch.push(lane.queue.shift()!)
-        lane.busy = true
-        this.readyHead += 1
-        break
+        return [this.takeFirst(this.ready)!]
       }
-      const room = this.options.limits.batchMax - batch.length
+      this.ready.take()
+      const room = batchMax - batch.length
       let taken = 0
-      while (taken < room && taken < lane.queue.length && !this.runsAlone(lane.queue[taken]!)) taken += 1
+      while (taken < room && taken < lane.queue.length && this.isPlain(lane.queue[taken]!)) taken += 1
       batch.push(...lane.queue.splice(0, taken))
       lane.busy = true
-      this.readyHead += 1
-    }
-    if (this.readyHead === this.ready.length) {
-      this.ready = []
-      this.readyHead = 0
-    } else if (this.readyHead > 1_024) {
-      this.ready = this.ready.slice(this.readyHead)
-      this.readyHead = 0
     }
     return batch
   }
 
-  private runsAlone(work: Work): boolean {
-    if (work.delivery?.redelivered) return true
-    for (const { handler } of this.handlersOf(work.wire)) if (typeof handler !== 'function') return true
-    return false
+  private takeBrought(max: number): Work[] {
+    const failed = this.brought.findIndex((work) => work.outsideError !== undefined)
+    if (failed >= 0) return this.brought.splice(failed, 1)
+    return this.brought.splice(0, max)
+  }
+
+  private takeFirst(ready: Ready): Work | undefined {
+    for (let key = ready.take(); key !== undefined; key = ready.take()) {
+      const lane = this.lanes.get(key)
+      if (!lane || lane.busy || lane.queue.length === 0) continue
+      lane.busy = true
+      return lane.queue.shift()
+    }
+    return undefined
+  }
+
+  private isPlain(work: Work): boolean {
+    return !work.delivery?.redelivered && !this.reachesOutside(work)
+  }
+
+  private reachesOutside(work: Work): boolean {
+    if (work.delivery?.redelivered) return false // counted first, then brought in its own batch
+    return this.handlersOf(work.wire).some(({ handler }) => typeof handler !== 'function')
   }
 
   private handlersOf(wire: WireMessage): Registration[] {
@@ -377,22 +430,24 @@ export class Consumer {
             'a batch failed in an unforeseen way; it is tried again',
           )
         else if (this.healthy) this.options.log.warn({ subscription: this.name }, error.message)
-        this.healthy = false // C8
+        this.healthy = false // C9
         await new Promise<void>((resolve) => this.options.clock.after(UNAVAILABLE_RETRY_MS, resolve))
         if (this.stopping) return
       }
     }
     const deliveries: Delivery[] = []
     for (const work of batch) if (work.delivery) deliveries.push(work.delivery)
-    if (deliveries.length > 0) this.source?.ack(deliveries) // C3
+    if (deliveries.length > 0) this.source?.ack(deliveries) // C4
     this.options.onStep('ack')
   }
 
   private async runOnce(batch: Work[]): Promise<void> {
     const first = batch[0]!
-    if (first.delivery?.redelivered && !(await this.countBefore(first))) return
-    if (batch.length === 1 && !(await this.reachOutside(first))) return
-    if (batch.length > 1 || (first.outsideError === undefined && first.guardedAttempt === 0)) {
+    if (first.delivery?.redelivered) {
+      if (!(await this.countBefore(first))) return
+      await this.reachOutside(first)
+    }
+    if (batch.length > 1) {
       try {
         await this.commit(batch, 'together')
         return
@@ -404,7 +459,7 @@ export class Consumer {
   }
 
   /**
-   * C2. `together`: a failure goes to the caller, and nothing has happened. `apart`: each failure is dealt with, and the
+   * C3. `together`: a failure goes to the caller, and nothing has happened. `apart`: each failure is dealt with, and the
    * rest stands.
    */
   private async commit(batch: Work[], mode: 'together' | 'apart'): Promise<void> {
@@ -524,7 +579,7 @@ export class Consumer {
     return step(0)
   }
 
-  /** Decodes, upcasts and validates; once for all subscriptions of the process that get the same copy. Throws C6's errors. */
+  /** Decodes, upcasts and validates; once for all subscriptions of the process that get the same copy. Throws C7's errors. */
   private decode(wire: WireMessage): Message {
     const event = this.options.events.get(wire.type)
     if (!event)
@@ -541,18 +596,15 @@ export class Consumer {
     return message
   }
 
-  /** Runs the outside work of a batch of one. False: there is nothing to do any more. */
-  private async reachOutside(work: Work): Promise<boolean> {
+  /** Does the outside work of a message, if it has any and its key is not blocked. Never throws: see `outsideError`. */
+  private async reachOutside(work: Work): Promise<void> {
     const registrations = this.handlersOf(work.wire).filter(({ handler }) => typeof handler !== 'function')
-    if (registrations.length === 0 || work.answers) return true
+    if (registrations.length === 0) return
     work.outsideError = undefined
     const { store } = this.options
-    if (work.delivery) {
-      const known = await store.read((reader) => this.isKnown(reader, work))
-      if (known === 'handled') return true // the transaction finds the same, and acknowledges
-      if (known === 'blocked') return true // the transaction defers it
-    }
     try {
+      // The transaction finds the same, and acknowledges or defers without what would have come from outside.
+      if (work.delivery && (await store.read((reader) => this.isKnown(reader, work))) !== 'new') return
       const message = this.decode(work.wire)
       const answers = new Map<Registration, unknown>()
       await this.withTimeout(async (signal) => {
@@ -569,10 +621,8 @@ export class Consumer {
       })
       work.answers = answers
     } catch (error) {
-      if (error instanceof UnavailableError && error.code === 'store_unavailable') throw error
       work.outsideError = error
     }
-    return true
   }
 
   private async isKnown(reader: Reader, work: Work): Promise<'handled' | 'blocked' | 'new'> {
@@ -582,7 +632,7 @@ export class Consumer {
     return row?.handled ? 'handled' : row?.blocked ? 'blocked' : 'new'
   }
 
-  /** C9. Counts the attempt in a commit of its own, so that a message which kills its process is not tried for ever. */
+  /** C10. Counts the attempt in a commit of its own, so that a message which kills its process is not tried for ever. */
   private async countBefore(work: Work): Promise<boolean> {
     const { store, limits, settings } = this.options
     const attemptsMax = settings.attemptsMax ?? limits.attemptsMax
@@ -610,7 +660,7 @@ export class Consumer {
 
   // --- the batch's bookkeeping, inside its transaction ---
 
-  /** C7. */
+  /** C8. */
   private async refuseFenced(tx: Tx, batch: Work[]): Promise<void> {
     const epochs = new Map<number, number>()
     for (const { delivery } of batch) {
@@ -710,7 +760,7 @@ export class Consumer {
     }
   }
 
-  /** C4, C5. `attempt` is the one that just failed. */
+  /** C5, C6. `attempt` is the one that just failed. */
   private async failed(tx: Tx, work: Work, error: unknown, attempt: number, blocked: Set<string>): Promise<void> {
     const { settings, limits, clock } = this.options
     if (work.guardedAttempt > 0)
@@ -781,7 +831,7 @@ export class Consumer {
     )
   }
 
-  // --- deferred messages that are due (C4) ---
+  // --- deferred messages that are due (C5) ---
 
   private sweep(): void {
     this.sweeper = this.options.clock.after(this.options.limits.sweepMs, () => this.sweep())
@@ -850,7 +900,7 @@ export class Consumer {
         ),
       )
     }
-    this.schedulePump()
+    this.pumpSoon()
   }
 
   /** Rejects with `handler_timeout` once handlerTimeoutMs have passed since the work, or its latest handler, began. */
@@ -892,6 +942,34 @@ export function nextOfKeyIsDue(subscription: string, key: string, now: number) {
   return sql`
     update bus_deferred set due_at = ${now}, claimed_until = 0
     where position = (select min(position) from bus_deferred where subscription = ${subscription} and message_key = ${key})`
+}
+
+/** Keys of lanes, first in, first out. */
+class Ready {
+  private keys: string[] = []
+  private head = 0
+
+  add(key: string): void {
+    this.keys.push(key)
+  }
+
+  peek(): string | undefined {
+    return this.keys[this.head]
+  }
+
+  take(): string | undefined {
+    const key = this.keys[this.head]
+    if (key === undefined) return undefined
+    this.head += 1
+    if (this.head === this.keys.length) {
+      this.keys = []
+      this.head = 0
+    } else if (this.head > 1_024) {
+      this.keys = this.keys.slice(this.head)
+      this.head = 0
+    }
+    return key
+  }
 }
 
 function newWork(
