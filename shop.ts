@@ -27,6 +27,7 @@ import { type RunningServer, serve } from '@shopsphere/runtime/server'
 import { prepareService, type Service, type ServiceDefinition } from '@shopsphere/runtime/service'
 import { StartError } from '@shopsphere/runtime/start-error'
 import { tokenSecret } from '@shopsphere/runtime/token-key'
+import { type Auditor, createAuditor } from './auditor/auditor.ts'
 import { figures } from './services/analytics/figures.ts'
 import { analytics } from './services/analytics/service.ts'
 import { audit } from './services/audit/service.ts'
@@ -84,6 +85,8 @@ export type Shop = AsyncDisposable & {
   status(): Promise<BusStatus[]>
   /** Resolves once nothing is under way in these services; timers that are not due are no work. */
   idle(): Promise<void>
+  /** Looks at the books of these services: while the shop runs (unless it is headless), and `finish` when asked. */
+  readonly auditor: Auditor
   /** Takes no more, ends live updates, finishes what runs, closes the databases and the broker. Closing twice is fine. */
   close(): Promise<void>
 }
@@ -103,14 +106,18 @@ export async function startShop(options: ShopOptions = {}): Promise<Shop> {
     for (const service of services) await service.bus.declare()
 
     const limited = !headless
+    const auditor = createShopAuditor(services, { clock, log })
+    opened.push(() => auditor.close())
+    const findings = () => auditor.found
     const described = { events: allEvents, hears: [...hears.values()] }
-    const gateway = createGateway({ services, transport, ...described, config, clock, log, tokens, limited })
+    const gateway = createGateway({ services, transport, ...described, config, clock, log, tokens, limited, findings })
     opened.push(() => gateway.close())
     const { port, host } = config
     const server = headless ? null : await serve(gateway.app, { port, host })
     if (server) opened.push(() => server.close(0))
     for (const service of services) await service.start()
-    return running({ config, clock, log, tokens, transport, services, gateway, server })
+    if (!headless) auditor.watch()
+    return running({ config, clock, log, tokens, transport, services, gateway, server, auditor })
   } catch (error) {
     for (const close of opened.toReversed()) await close().catch(() => {})
     throw error instanceof BusError ? new StartError(error.message, { cause: error }) : error
@@ -207,6 +214,7 @@ function running(parts: {
   services: readonly Service[]
   gateway: Gateway
   server: RunningServer | null
+  auditor: Auditor
 }): Shop {
   const { services, transport, gateway, server, ...rest } = parts
   const byName = new Map(services.map((service) => [service.name, service]))
@@ -215,6 +223,7 @@ function running(parts: {
   async function closeAll(): Promise<void> {
     await gateway.close() // live updates have no end of their own, and the server waits for them
     await server?.close()
+    await rest.auditor.close()
     try {
       await Promise.all(services.map((service) => service.close()))
     } finally {
@@ -240,6 +249,21 @@ function running(parts: {
     close,
     [Symbol.asyncDispose]: close,
   }
+}
+
+/** Behind by more than this, a service is not to be compared with the others. */
+const LAG_MAX_MS = 10_000
+
+function createShopAuditor(services: readonly Service[], { clock, log }: { clock: Clock; log: Log }): Auditor {
+  const stores = new Map(services.map(({ name, bus }) => [name, bus.store]))
+  const lagging = async () => {
+    const statuses = await Promise.all(services.map((service) => service.status()))
+    return statuses.some(
+      ({ outbox, subscriptions }) =>
+        outbox.oldestAgeMs > LAG_MAX_MS || subscriptions.some(({ oldestAgeMs }) => oldestAgeMs > LAG_MAX_MS),
+    )
+  }
+  return createAuditor({ stores, clock, log: log.child({ service: 'auditor' }), lagging })
 }
 
 /** What one says while another is looked at is found on the way back. */

@@ -165,9 +165,7 @@ export function createAuditor({ stores, clock, log, lagging = async () => false 
 }
 
 async function newestPosition(reader: Reader): Promise<number> {
-  const row = await reader.get<{ position: number | null }>(
-    sql`select max(position) as position from bus_stream_event`,
-  )
+  const row = await reader.get<{ position: number | null }>(sql`select max(position) as position from bus_stream_event`)
   return Number(row?.position ?? 0)
 }
 

@@ -1,5 +1,5 @@
 /** I7 for the read models of analytics: made anew from the same facts, beside the live ones, they must be the same. */
-import { type Reader, type Row, type Store, sql, sqliteStore, tableSql } from '@shopsphere/bus'
+import { type Reader, type Row, type Store, sql, sqliteStore } from '@shopsphere/bus'
 import { dumpFigures, figures } from '../services/analytics/figures.ts'
 import type { AuditedStore } from './order-facts.ts'
 import type { Violation } from './violation.ts'

@@ -25,7 +25,7 @@ export type Ledger = {
 }
 
 type Part = { readonly lineNo: number; readonly quantity: number; readonly pence: number }
-// biome-ignore lint/suspicious/noExplicitAny: stored data of many shapes, of which few fields are looked at
+/** Stored data of many shapes, of which few fields are looked at. */
 type Data = any
 
 export function addUp(events: readonly StoredEvent[]): Ledger {

@@ -106,7 +106,10 @@ function checkShipped({ shipping, payment, stock }: OrderFacts, find: Find): voi
     find(`left, and its stock is ${stock?.state ?? 'unknown'} and not allocated`)
   if (payment === undefined) return
   const ledger = payment && addUp(payment.events)
-  if (!ledger || (ledger.authorizedPence === 0 && ledger.totalPence > 0)) return find('left without being paid')
+  if (!ledger || (ledger.authorizedPence === 0 && ledger.totalPence > 0)) {
+    find('left without being paid')
+    return
+  }
   for (const [lineNo, units] of unitsByLine(parcels)) {
     const paid = ledger.lines.get(lineNo)?.capturedUnits ?? 0
     if (units > paid) find(`line ${lineNo}: ${units} units left, and ${paid} were captured`)
@@ -122,8 +125,7 @@ function checkSent(
 ): void {
   if (state === 'lost' || state === 'refused') return // its stock was taken; what left was booked from what was available
   const left = new Map<string, number>()
-  for (const { lines } of parcels)
-    for (const { sku, quantity } of lines) left.set(sku, (left.get(sku) ?? 0) + quantity)
+  for (const { lines } of parcels) for (const { sku, quantity } of lines) left.set(sku, (left.get(sku) ?? 0) + quantity)
   for (const [sku, units] of left) {
     if (units !== (sent.get(sku) ?? 0)) find(`${units} units of ${sku} left, and ${sent.get(sku) ?? 0} of its stock`)
   }
@@ -148,8 +150,8 @@ function checkEnd({ order }: OrderFacts, find: Find, expected: Expectation): voi
 
 // --- I6 ---
 
-function checkNotifications({ order, sent }: OrderFacts, find: Find): void {
-  for (const counts of [order?.notifications, sent]) {
+function checkNotifications({ order, notification }: OrderFacts, find: Find): void {
+  for (const counts of [order?.notifications, notification?.steps]) {
     for (const [what, count] of counts ?? []) if (count > 1) find(`was told of ${what} ${count} times`)
   }
 }
@@ -221,7 +223,7 @@ const keptByAnalytics: Readonly<Record<string, string>> = {
 }
 
 function checkEvents(facts: OrderFacts, find: Find): void {
-  const { order, payment, stock, shipping, analytics, sent, told } = facts
+  const { order, payment, stock, shipping, analytics, notification, told } = facts
   if (!told) return
   const heard = countBy(told, ({ type }) => type)
   if (order !== undefined) compareStream(order?.events ?? [], toldByOrder, heard, find)
@@ -235,9 +237,10 @@ function checkEvents(facts: OrderFacts, find: Find): void {
     for (const [type, fact] of Object.entries(keptByAnalytics))
       compare(`'${fact}' in analytics`, analytics.get(fact) ?? 0, type, heard.get(type) ?? 0, find)
   }
-  if (sent) {
-    const count = [...sent.values()].reduce((sum, one) => sum + one, 0)
-    compare('notifications sent', count, 'notification.sent', heard.get('notification.sent') ?? 0, find)
+  if (notification) {
+    const { sent, failed } = notification
+    compare('notifications sent', sent, 'notification.sent', heard.get('notification.sent') ?? 0, find)
+    compare('notifications that failed', failed, 'notification.failed', heard.get('notification.failed') ?? 0, find)
   }
 }
 

@@ -9,7 +9,9 @@ export type AuditedStore = Pick<Store, 'read'>
 /** By the name of their service; one that is missing runs elsewhere and is not audited here. */
 export type AuditedStores = ReadonlyMap<string, AuditedStore>
 
-const EVENTS_MAX = 1_000
+const EVENTS_PER_READ = 1_000
+/** An order has some dozens of messages; parcels with much news of them a few hundred. */
+const MESSAGES_MAX = 20_000
 
 export type Stream = {
   readonly events: readonly StoredEvent[]
@@ -49,6 +51,13 @@ export type ShippingRecord = {
   readonly returns: readonly { readonly state: string; readonly outcome: string | null }[]
 }
 
+export type NotificationRecord = {
+  /** Sent or not, by step and channel. */
+  readonly steps: ReadonlyMap<string, number>
+  readonly sent: number
+  readonly failed: number
+}
+
 /** A message that audit heard. `data` only where money is in it. */
 export type Told = { readonly type: string; readonly data: Record<string, unknown> | null }
 
@@ -61,8 +70,7 @@ export type OrderFacts = {
   readonly shipping: ShippingRecord | null | undefined
   /** Facts of analytics, by type. */
   readonly analytics: ReadonlyMap<string, number> | undefined
-  /** What notification sent, by step and channel. */
-  readonly sent: ReadonlyMap<string, number> | undefined
+  readonly notification: NotificationRecord | undefined
   readonly told: readonly Told[] | undefined
 }
 
@@ -82,13 +90,17 @@ export async function readOrderFacts(stores: AuditedStores, orderId: string): Pr
       const stream = await readStream(reader, `order:${orderId}`)
       return countBy(stream?.events ?? [], ({ type }) => type)
     }),
-    sent: await at('notification', (reader) => readSent(reader, orderId)),
+    notification: await at('notification', (reader) => readNotifications(reader, orderId)),
     told: await at('audit', (reader) => readTold(reader, orderId)),
   }
 }
 
 async function readStream(reader: Reader, stream: string): Promise<Stream | null> {
-  const events = await eventStore.read(reader, stream, { limit: EVENTS_MAX })
+  const events: StoredEvent[] = []
+  for (let page: StoredEvent[] | undefined; page === undefined || page.length === EVENTS_PER_READ; ) {
+    page = await eventStore.read(reader, stream, { fromVersion: events.length + 1, limit: EVENTS_PER_READ })
+    events.push(...page)
+  }
   if (events.length === 0) return null
   const head = await reader.get<{ version: number; state: string | null; folded_version: number | null }>(
     sql`select version, state, folded_version from bus_stream where stream = ${stream}`,
@@ -113,7 +125,7 @@ async function readOrder(reader: Reader, orderId: string): Promise<OrderRecord |
     status: row?.status ?? '',
     stage: row?.stage ?? '',
     watched: timer !== undefined,
-    notifications: countBy(told, ({ step, channel }) => `${step} by ${channel}`),
+    notifications: stepsOf(told),
   }
 }
 
@@ -162,10 +174,21 @@ async function withLedger(stores: AuditedStores, shipping: ShippingRecord): Prom
   return { ...shipping, parcels }
 }
 
+async function readNotifications(reader: Reader, orderId: string): Promise<NotificationRecord> {
+  const rows = await reader.all<{ step: string; channel: string; state: string }>(
+    sql`select step, channel, state from notification where about = ${orderId}`,
+  )
+  const sent = rows.filter(({ state }) => state === 'sent').length
+  return { steps: stepsOf(rows), sent, failed: rows.length - sent }
+}
+
+const stepsOf = (rows: readonly { step: string; channel: string }[]) =>
+  countBy(rows, ({ step, channel }) => `${step} by ${channel}`)
+
 async function readTold(reader: Reader, orderId: string): Promise<Told[]> {
   const rows = await reader.all<{ type: string; money: string | null }>(sql`
     select type, case when type in ('payment.captured', 'payment.refunded') then body end as money
-    from audit_event where message_key = ${orderId} limit ${EVENTS_MAX}`)
+    from audit_event where message_key = ${orderId} limit ${MESSAGES_MAX}`)
   return rows.map(({ type, money }) => ({ type, data: money === null ? null : JSON.parse(money) }))
 }
 

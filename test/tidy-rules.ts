@@ -87,10 +87,11 @@ const below: Readonly<Record<string, readonly string[]>> = {
   runtime: ['bus'],
   services: ['contracts', 'runtime', 'bus'],
   'services/*': ['services', 'contracts', 'runtime', 'bus'],
-  main: ['services/*', 'services', 'contracts', 'runtime', 'bus'],
+  auditor: ['services/*', 'services', 'contracts', 'runtime', 'bus'],
+  main: ['auditor', 'services/*', 'services', 'contracts', 'runtime', 'bus'],
   replay: ['main', 'services/*', 'services', 'contracts', 'runtime', 'bus'],
   bench: ['main', 'services/*', 'services', 'contracts', 'runtime', 'bus'],
-  test: ['replay', 'bench', 'main', 'services/*', 'services', 'contracts', 'runtime', 'bus'],
+  test: ['replay', 'bench', 'main', 'auditor', 'services/*', 'services', 'contracts', 'runtime', 'bus'],
 }
 const packages = ['bus', 'contracts', 'runtime']
 

@@ -20,7 +20,7 @@ import { API_VERSION, createRemoteDocuments, documentOf, mergeOpenapi, type Name
 import { readinessOf } from './health.ts'
 import { createLiveFeed } from './live-feed.ts'
 import { createLiveRoutes } from './live-routes.ts'
-import { createOperationsRoutes } from './operations.ts'
+import { createOperationsRoutes, type Findings } from './operations.ts'
 import { addresses, ownerOf } from './owners.ts'
 import { createForward, type Forward } from './proxy.ts'
 import { rateLimits } from './rate-limit.ts'
@@ -42,6 +42,8 @@ export type GatewayOptions = {
   tokens: Tokens
   /** False: nobody is told to slow down, as in a replay. */
   limited: boolean
+  /** What the auditor of this process has found. */
+  findings: () => Findings
 }
 
 export type Gateway = {
@@ -72,7 +74,7 @@ export function createGateway(options: GatewayOptions): Gateway {
   const live = createLiveRoutes({ feed, clock, log, trustProxy: config.trustProxy, askOrder })
   const own = [
     live.routes,
-    createOperationsRoutes({ services, elsewhere, forward, log }),
+    createOperationsRoutes({ services, elsewhere, forward, findings: options.findings, log }),
     aboutRoutes({ ...options, elsewhere, metrics, log }),
   ]
   for (const routes of own) door.route('/', routes)

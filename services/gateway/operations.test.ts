@@ -41,6 +41,12 @@ test('the status of every service', async () => {
   assert.deepEqual((await ask(shop, 'GET /api/operations/status')).body.unknown, ['order'])
 })
 
+test('what the auditor has found', async () => {
+  await using shop = await openTestShop()
+  const { body } = await ask(shop, 'GET /api/operations/audit')
+  assert.deepEqual([body.looks, body.violations[0].invariant], [7, 'I3'])
+})
+
 test('a dead letter is listed, shown whole, rehearsed, redriven; each act with who and why', async () => {
   await using shop = await openTestShop()
   const [letter] = await refusedPayments(shop)

@@ -121,6 +121,27 @@ const statusRoute = createRoute({
   },
 })
 
+const auditRoute = createRoute({
+  method: 'get',
+  path: '/api/operations/audit',
+  summary: 'Money, stock and events as the auditor of this process sees them while the shop runs',
+  tags,
+  security,
+  middleware,
+  responses: {
+    200: json(
+      'What the auditor has found since the start',
+      z.object({
+        looks: count.openapi({ description: 'Looks at orders since the start' }),
+        waiting: count.openapi({ description: 'Orders that will be looked at once they have rested' }),
+        passedOver: count.openapi({ description: 'Orders that there was no room for' }),
+        violations: z.array(z.object({ invariant: z.string(), orderId: z.string().optional(), text: z.string() })),
+      }),
+    ),
+    ...problemAnswers(401, 403),
+  },
+})
+
 const listRoute = createRoute({
   method: 'get',
   path,
@@ -242,14 +263,23 @@ const redriveRoute = createRoute({
   },
 })
 
+/** What an auditor has found; the gateway only shows it. */
+export type Findings = {
+  readonly looks: number
+  readonly waiting: number
+  readonly passedOver: number
+  readonly violations: readonly { readonly invariant: string; readonly orderId?: string; readonly text: string }[]
+}
+
 export function createOperationsRoutes(options: {
   services: readonly Service[]
   /** Where services of other processes answer. */
   elsewhere: ReadonlyMap<string, string>
   forward: Forward
+  findings: () => Findings
   log: Log
 }): Api {
-  const { services, elsewhere, forward, log } = options
+  const { services, elsewhere, forward, findings, log } = options
   const api = createApi(log)
 
   /** Runs `work` with the service where it is here; where not, its own process answers. */
@@ -286,6 +316,11 @@ export function createOperationsRoutes(options: {
     const unknown = services.filter((_, index) => asked[index]!.status === 'rejected').map(({ name }) => name)
     const answer = { services: statuses.map(plain), unknown, elsewhere: Object.fromEntries(elsewhere) }
     return c.json(answer, 200)
+  })
+
+  api.openapi(auditRoute, (c) => {
+    const { violations, ...found } = findings()
+    return c.json({ ...found, violations: [...violations] }, 200)
   })
 
   api.openapi(listRoute, async (c) => {

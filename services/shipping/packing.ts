@@ -2,7 +2,7 @@
 import type { PartLine } from '@shopsphere/contracts'
 import type { ParcelLimits } from './carrier.ts'
 
-/** Of one order. An order that would need more goes as freight: in this many parcels, each as large as it must be. */
+/** Of one order. One that would need more goes as freight: in this many parcels at most, each as large as it must be. */
 export const parcelsMax = 100
 
 /**
