@@ -294,7 +294,7 @@ function explain(error: unknown, { stderr, signal }: ReplayIo): number {
   return 1
 }
 
-/** Exports `startShop`, a StartShop. */
+
 const shopModule = './start-shop.ts'
 
 if (import.meta.main) {

@@ -30,7 +30,15 @@ for (const [name, rule] of Object.entries(rules)) {
 
 const file = (path: string, text: string): TextFile => ({ path, text })
 const bus = file('bus/package.json', '{"name":"@shopsphere/bus","dependencies":{"croner":"1"}}')
-const allTitles = Array.from({ length: 15 }, (_, index) => `test('B${index + 1} holds', run)`).join('\n')
+const numbers = [
+  ...Array(15)
+    .keys()
+    .map((index) => `B${index + 1}`),
+  ...Array(8)
+    .keys()
+    .map((index) => `I${index + 1}`),
+]
+const allTitles = numbers.map((number) => `test('${number} holds', run)`).join('\n')
 const documented = (except: string[] = [], more: string[] = []) => {
   const bus = Object.keys(errorCodes).filter((code) => !except.includes(code))
   const http = Object.entries(problemCodes).filter(([code]) => !except.includes(code))
@@ -176,11 +184,14 @@ const examples: Record<string, { bad: [TextFile[], times: number][]; good: TextF
   },
   promisesTested: {
     bad: [
-      [[file('bus/a.test.ts', allTitles.replace('B1 ', ''))], 1],
-      [[file('bus/a.ts', allTitles)], 15],
-      [[file('bus/a.test.ts', `// ${allTitles.replaceAll('\n', ' ')}`)], 15],
+      [[file('bus/a.test.ts', allTitles.replace('B1 ', '').replace("'I8 holds'", "'holds I8'"))], 2],
+      [[file('bus/a.ts', allTitles)], 23],
+      [[file('bus/a.test.ts', `// ${allTitles.replaceAll('\n', ' ')}`)], 23],
     ],
-    good: [[file('bus/a.test.ts', allTitles.replace('B12 ', 'F4 B12 '))], [file('bus/testing/a-suite.ts', allTitles)]],
+    good: [
+      [file('bus/a.test.ts', allTitles.replace('B12 ', 'F4 B12 '))],
+      [file('bus/testing/a-suite.ts', allTitles.replace("'I3 holds'", "'I3'"))],
+    ],
   },
   givenTime: {
     bad: [[[file('services/order/a.ts', 'const at = Date.now() + Math.random()\nsetTimeout(run, 5)\nnew Date()')], 4]],

@@ -9,7 +9,7 @@ export const addresses: Readonly<Record<string, readonly string[]>> = {
   order: ['/api/orders'],
   payment: ['/api/payments', '/api/payment-methods', '/api/orders/*/payment', '/webhooks/payment'],
   inventory: ['/api/inventory'],
-  shipping: ['/api/shipments', '/api/returns', '/webhooks/carrier'],
+  shipping: ['/api/shipments', '/api/returns', '/api/orders/*/shipments', '/api/orders/*/returns'],
   notification: ['/api/notifications'],
   analytics: ['/api/analytics'],
   audit: ['/api/audit'],

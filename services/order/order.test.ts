@@ -332,6 +332,7 @@ test('an order whose parcel has left cannot be called off; one that came back ma
 test('stock lost and authorisation given up after confirmation: shipping is asked', () => {
   assert.deepEqual(after(...confirmedOrder, stockLost).last, ['stock_lost', 'cancellation_requested'])
   assert.equal(after(...confirmedOrder, stockLost, shippingStopped).state.cancellation?.reason, 'inventory_lost')
+  assert.equal(after(...confirmedOrder, stockLost, shippingStopped).axes, 'cancelled authorized unfulfilled')
   assert.deepEqual(after(...confirmedOrder, voided).last, ['payment_voided', 'cancellation_requested'])
   assert.deepEqual(after(...confirmedOrder, shipped(), stockLost).last, [])
 })
@@ -359,8 +360,25 @@ test('a parcel that comes back waits for a person, and may be sent again', () =>
   assert.equal(isWatched(back.state), true)
   assert.deepEqual(after(...confirmedOrder, shipped(), exception, exception).last, [])
   assert.deepEqual(after(...confirmedOrder, shipped(), sentBack, sentBack).last, [])
-  const again = after(...confirmedOrder, shipped(), sentBack, shipped('shp_2'), delivered)
-  assert.equal(again.state.fulfilment, 'delivered')
+  for (const shipmentId of ['shp_1', 'shp_2']) {
+    const again = after(...confirmedOrder, shipped(), sentBack, shipped(shipmentId))
+    assert.equal(again.state.fulfilment, 'shipped')
+    assert.equal(after(...confirmedOrder, shipped(), sentBack, shipped(shipmentId), delivered).state.order, 'confirmed')
+  }
+})
+
+test('what got lost or came back and was refunded whole ends as cancelled, once shipping agrees', () => {
+  const back = refunded('rfd_1', 1_000, 1_000)
+  for (const trouble of [exception, sentBack]) {
+    const way: Command[] = [...confirmedOrder, shipped(), captured, trouble]
+    assert.deepEqual(after(...way, refunded('rfd_1', 250, 250)).last, ['payment_refunded'])
+    assert.deepEqual(after(...way, back).last, ['payment_refunded', 'cancellation_requested'])
+    const ended: OrderState = after(...way, back, shippingStopped).state
+    assert.equal(customerStatus(ended), 'cancelled_refunded')
+    assert.equal(isWatched(ended), false)
+  }
+  assert.deepEqual(after(...confirmedOrder, shipped(), captured, back).last, ['payment_refunded'])
+  assert.deepEqual(after(...deliveredOrder, back).last, ['payment_refunded'])
 })
 
 test('the return window ends only what is delivered', () => {

@@ -290,19 +290,7 @@ const deciders: { [Type in keyof Commands]: (state: OrderState, data: Commands[T
     capturedTotalPence > (state.capturedPence ?? -1)
       ? [fact('payment_captured', { capturedPence, capturedTotalPence, shipmentId })]
       : [],
-  'payment.refunded': (state, { refundId, returnId, reason, refundedPence, refundedTotalPence, capturedTotalPence }) =>
-    state.refundIds.includes(refundId)
-      ? []
-      : [
-          fact('payment_refunded', {
-            refundId,
-            returnId,
-            reason,
-            refundedPence,
-            refundedTotalPence,
-            capturedTotalPence,
-          }),
-        ],
+  'payment.refunded': decideRefunded,
   'payment.refund_failed': decideRefundFailed,
   'payment.disputed': decideDisputed,
 
@@ -431,6 +419,21 @@ function decideVoided(state: OrderState, { paymentId, voidedPence, reason }: Sai
   return [fact('payment_voided', { paymentId, voidedPence, reason }), ...callOffOrAsk(state, 'payment_failed')]
 }
 
+function decideRefunded(state: OrderState, said: Said<'payment.refunded'>): OrderEvent[] {
+  const { refundId, returnId, reason, refundedPence, refundedTotalPence, capturedTotalPence } = said
+  if (state.refundIds.includes(refundId)) return []
+  const back = { refundId, returnId, reason, refundedPence, refundedTotalPence, capturedTotalPence }
+  const refunded = fact('payment_refunded', back)
+  if (!isLostOnTheWay(evolve(state, refunded))) return [refunded]
+  return [refunded, fact('cancellation_requested', { reason: 'inventory_lost', requestedBy: null, requestedAt: null })]
+}
+
+/** A person gave all the money back for what got lost or came back: nothing will be delivered that could end the order. */
+function isLostOnTheWay({ order, payment, fulfilment, exception }: OrderState): boolean {
+  const isInTrouble = fulfilment === 'returned_to_sender' || (fulfilment !== 'delivered' && exception !== null)
+  return order === 'confirmed' && payment === 'refunded' && isInTrouble
+}
+
 function decideRefundFailed(state: OrderState, said: Said<'payment.refund_failed'>): OrderEvent[] {
   const { refundId, reason, attempt, willRetry } = said
   const known = state.refundProblem
@@ -464,7 +467,8 @@ function decideShipped(
   { shipmentId, carrier, trackingNumber, shippedAt }: Said<'order.shipped'>,
   last: boolean,
 ): OrderEvent[] {
-  if (state.parcels.some((parcel) => parcel.shipmentId === shipmentId)) return []
+  // One that came back may go out again.
+  if (state.parcels.some((parcel) => parcel.shipmentId === shipmentId && !parcel.returned)) return []
   return leaving(state, fact('parcel_shipped', { shipmentId, carrier, trackingNumber, shippedAt, last }))
 }
 
@@ -560,7 +564,10 @@ const evolvers: { [Type in keyof Facts]: (state: OrderState, data: Facts[Type]) 
   stock_reserved: (_, { holdExpiresAt }) => ({ fulfilment: 'reserved', holdExpiresAt }),
   stock_expired: () => ({ fulfilment: 'unfulfilled', holdExpiresAt: null }),
   stock_allocated: () => ({ fulfilment: 'allocated', holdExpiresAt: null }),
-  stock_lost: (state) => (isBeforeAllocation(state) ? { fulfilment: 'unfulfilled', holdExpiresAt: null } : {}),
+  stock_lost: (state) =>
+    isBeforeAllocation(state) || state.fulfilment === 'allocated'
+      ? { fulfilment: 'unfulfilled', holdExpiresAt: null }
+      : {},
   stock_released: () => ({ fulfilment: 'unfulfilled', holdExpiresAt: null }),
 
   payment_authorized: (_, { attempt }) => ({ attempt, authorization: 'authorized', action: null, refusal: null }),
@@ -592,7 +599,11 @@ const evolvers: { [Type in keyof Facts]: (state: OrderState, data: Facts[Type]) 
   }),
 
   parcel_shipped: (state, { last, ...parcel }) => ({
-    parcels: [...state.parcels, { ...parcel, returned: false }],
+    parcels: [
+      ...state.parcels.filter(({ shipmentId }) => shipmentId !== parcel.shipmentId),
+      { ...parcel, returned: false },
+    ],
+    exception: state.exception?.shipmentId === parcel.shipmentId ? null : state.exception,
     fulfilment: afterShipping(state.fulfilment, last),
   }),
   parcel_returned: (state, { shipmentId }) => ({

@@ -88,7 +88,14 @@ function refuseUnknown(lines: readonly AskedLine[], catalogue: ReadonlyMap<strin
     discontinued.length > 0 ? `no longer sold: ${named(discontinued)}` : '',
   ]
   const detail = `${parts.filter((part) => part !== '').join('; ')}. Leave these out, or look at GET /api/products.`
-  throw problem(422, 'unknown_product', detail, { unknown, discontinued })
+  // Also what was just made known elsewhere may not have arrived here: the same request may then succeed in a moment.
+  throw problem(
+    422,
+    'unknown_product',
+    detail,
+    { skus: [...unknown, ...discontinued], unknown, discontinued },
+    { 'retry-after': '1' },
+  )
 }
 
 function named(skus: readonly string[]): string {

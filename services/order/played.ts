@@ -35,9 +35,16 @@ export const address = {
 
 let keys = 0
 
-/** A shop that sells lanterns (339 pence) and hearts (255 pence), where Ada has an account. */
+export const returnWindowMs = 60_000
+export const stalledMs = 30_000
+
+/**
+ * A shop that sells lanterns (339 pence) and hearts (255 pence), where Ada has an account. Its timers are short: each
+ * virtual day costs many thousands of the bus's own looks around.
+ */
 export async function openShop(environment: Readonly<Record<string, string>> = {}) {
-  const bench = await openService(order, { environment })
+  const timers = { RETURN_WINDOW_MS: String(returnWindowMs), ORDER_STALLED_MS: String(stalledMs) }
+  const bench = await openService(order, { environment: { ...timers, ...environment } })
   for (const [sku, name, pricePence] of [
     ['lantern', 'White metal lantern', 339],
     ['heart', 'Hanging heart', 255],

@@ -1,0 +1,158 @@
+/** The shop as a whole: what main.ts starts, and how it refuses to. */
+import assert from 'node:assert/strict'
+import { type ChildProcessByStdio, spawn } from 'node:child_process'
+import { writeFileSync } from 'node:fs'
+import { createServer } from 'node:http'
+import type { AddressInfo } from 'node:net'
+import { join } from 'node:path'
+import { DatabaseSync } from 'node:sqlite'
+import type { Readable } from 'node:stream'
+import { test } from 'node:test'
+import { fileURLToPath } from 'node:url'
+import { createWorld, virtualClock } from '@shopsphere/bus/testing'
+import { createLog } from '@shopsphere/runtime/log'
+import { addresses, ownerOf } from '../services/gateway/owners.ts'
+import { allServices, startShop } from '../shop.ts'
+
+const root = fileURLToPath(new URL('..', import.meta.url))
+const log = createLog('silent')
+
+const inMemory = (environment: Record<string, string> = {}) =>
+  startShop({
+    environment: { ADMIN_PASSWORD: 'a long enough password', SEED: '1', ...environment },
+    headless: true,
+    inMemory: true,
+    clock: virtualClock(),
+    log,
+  })
+
+test('every route is at an address that belongs to its service, so that another process finds it', async () => {
+  await using shop = await inMemory()
+  assert.deepEqual([...shop.services.keys()].sort(), Object.keys(addresses).sort())
+  for (const { name, routes } of shop.services.values()) {
+    const paths = new Set(routes?.routes.map(({ path }) => path).filter((path) => !path.includes('*')))
+    for (const path of paths) assert.equal(ownerOf(path), name, path)
+  }
+})
+
+test('the API description is whole: no reference leads nowhere, and no path is there twice', async () => {
+  await using shop = await inMemory()
+  const document = (await (await shop.app.request('/openapi.json')).json()) as {
+    paths: Record<string, object>
+    components: { schemas: object }
+  }
+  const references = [...JSON.stringify(document).matchAll(/"#\/components\/schemas\/([^"]+)"/g)]
+  for (const [, name = ''] of references) assert.ok(name in document.components.schemas, name)
+  for (const path of ['/api/orders', '/api/sessions', '/api/returns', '/api/audit/events', '/api/operations/status'])
+    assert.ok(document.paths[path], path)
+})
+
+test('the description of the events says who hears what', async () => {
+  await using shop = await inMemory()
+  const { operations } = (await (await shop.app.request('/asyncapi.json')).json()) as { operations: object }
+  for (const one of ['payment.receives.inventory.reserved', 'audit.receives.order.placed', 'order.sends.order.placed'])
+    assert.ok(one in operations, one)
+})
+
+test('a process may run some of the services; it says where the others are, or that they are nowhere', async () => {
+  await using shop = await inMemory({ SERVICES: 'order,audit' })
+  assert.deepEqual([...shop.services.keys()].sort(), ['audit', 'order'])
+  assert.equal((await shop.app.request('/health/ready')).status, 200)
+  const answer = await shop.app.request('/api/products')
+  assert.equal(answer.status, 502)
+  assert.match(((await answer.json()) as { detail: string }).detail, /product/)
+})
+
+test('closing twice is fine, and closing leaves nothing open', async () => {
+  const shop = await inMemory()
+  await shop.idle()
+  await Promise.all([shop.close(), shop.close()])
+  await assert.rejects(shop.transport.subscriptions(), { code: 'bus_closed' })
+})
+
+// --- as a process ---
+
+type Process = ChildProcessByStdio<null, Readable, Readable>
+
+function start(environment: Record<string, string>, parameters: string[] = []) {
+  const { PATH = '' } = process.env
+  const child: Process = spawn(process.execPath, ['main.ts', ...parameters], {
+    cwd: root,
+    env: { PATH, PORT: '0', HOST: '127.0.0.1', LOG_LEVEL: 'warn', ...environment },
+    stdio: ['ignore', 'pipe', 'pipe'],
+  })
+  const out = { stdout: '', stderr: '' }
+  child.stdout.on('data', (data) => {
+    out.stdout += data
+  })
+  child.stderr.on('data', (data) => {
+    out.stderr += data
+  })
+  const exited = new Promise<number | null>((resolve) => child.on('close', (code) => resolve(code)))
+  return { child, out, exited }
+}
+
+async function refused(environment: Record<string, string>, parameters: string[] = []) {
+  const { out, exited } = start(environment, parameters)
+  return { code: await exited, ...out }
+}
+
+test('npm start: answers, says where, and closes when asked to', async () => {
+  await using world = await createWorld()
+  const { child, out, exited } = start({ DATA_DIR: join(world.directory, 'data') })
+  const url = await new Promise<string>((resolve, reject) => {
+    child.stdout.on('data', () => {
+      const found = /answers at (\S+)/.exec(out.stdout)?.[1]
+      if (found) resolve(found)
+    })
+    child.on('close', () => reject(new Error(out.stderr)))
+  })
+  assert.equal((await fetch(`${url}/health/ready`)).status, 200)
+  assert.match(out.stdout, /operator@shop\.example \(the password is in .*operator-password\)/)
+  child.kill('SIGTERM')
+  assert.equal(await exited, 0, out.stderr)
+})
+
+test('--help explains itself; what is not understood is refused', async () => {
+  const help = await refused({}, ['--help'])
+  assert.equal(help.code, 0)
+  for (const { name } of allServices) assert.ok(help.stdout.includes(name), name)
+  const wrong = await refused({}, ['--port'])
+  assert.equal(wrong.code, 2)
+  assert.match(wrong.stderr, /--port is not understood/)
+})
+
+test('a wrong environment is refused with every variable that is wrong', async () => {
+  const { code, stderr } = await refused({ PORT: 'abc', SERVICES: 'orders', BROKER_URL: 'ftp://x' })
+  assert.equal(code, 2)
+  for (const name of ['PORT', 'SERVICES', 'BROKER_URL']) assert.match(stderr, new RegExp(`${name} is '`))
+})
+
+test('a port in use, a data folder that is a file, a damaged and a locked database: one sentence, exit status 1', async () => {
+  await using world = await createWorld()
+  const taken = createServer()
+  await new Promise<void>((resolve) => taken.listen(0, '127.0.0.1', resolve))
+  world.defer(() => new Promise((resolve) => taken.close(resolve)))
+  const { port } = taken.address() as AddressInfo
+  const folder = (name: string) => join(world.directory, name)
+  const inUse = await refused({ DATA_DIR: folder('one'), PORT: String(port) })
+  assert.deepEqual([inUse.code, /port \d+ is in use: set PORT/.test(inUse.stderr)], [1, true], inUse.stderr)
+
+  writeFileSync(folder('file'), '')
+  const isFile = await refused({ DATA_DIR: folder('file') })
+  assert.deepEqual([isFile.code, /is a file: move it away/.test(isFile.stderr)], [1, true], isFile.stderr)
+
+  // The first start made the databases; from here on they are spoiled.
+  const database = join(folder('one'), 'order.db')
+  using holder = new DatabaseSync(database)
+  holder.exec('begin immediate')
+  const locked = await refused({ DATA_DIR: folder('one') })
+  assert.deepEqual([locked.code, /order\.db has been locked/.test(locked.stderr)], [1, true], locked.stderr)
+  holder.exec('rollback')
+  holder.close()
+
+  writeFileSync(database, 'this is no database, whatever its name says')
+  const damaged = await refused({ DATA_DIR: folder('one') })
+  assert.deepEqual([damaged.code, /order\.db is damaged/.test(damaged.stderr)], [1, true], damaged.stderr)
+  assert.doesNotMatch(damaged.stderr, /at .*\.ts:/)
+})
