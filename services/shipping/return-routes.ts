@@ -78,7 +78,7 @@ const record = createRoute({
   path: '/api/returns',
   summary: 'Records what a customer gives back, of their newest orders first, at the prices paid',
   description:
-    'Each line is accepted for the units that can be matched. With `received` the goods are here: the return is approved and received at once, and the money goes back.',
+    'Each line is accepted for the units that can be matched. The goods are here, so the return is approved and received at once and the money goes back; with `received: false` they are still to come, and it waits for approval.',
   tags,
   security: signedIn,
   middleware: requireRole('merchant'),
@@ -92,7 +92,7 @@ const record = createRoute({
           .min(1)
           .max(contractLimits.linesMax),
         reason,
-        received: z.boolean().default(false),
+        received: z.boolean().default(true),
         disposition: disposition.default('restock'),
       }),
     ),

@@ -500,7 +500,6 @@ test('a merchant’s return matches the newest order first, at the price paid, a
   await deliver(bench, { customerId: bob.userId, lines: [line(1, 'A', 5, 100)] })
   const body = {
     customerId: ada.userId,
-    received: true,
     lines: [
       { sku: 'A', quantity: 3 },
       { sku: 'C', quantity: 1 },
@@ -541,7 +540,7 @@ test('a merchant’s return matches the newest order first, at the price paid, a
 test('a merchant’s return searches more orders than one page of them', async () => {
   await using bench = await openService(shipping, { environment: AT_ONCE })
   for (let count = 0; count < 60; count++) await deliver(bench, { lines: [line(1, 'A', 1, 100 + count)] })
-  const body = { customerId: ada.userId, lines: [{ sku: 'A', quantity: 60 }] }
+  const body = { customerId: ada.userId, received: false, lines: [{ sku: 'A', quantity: 60 }] }
   const { lines, returns } = (await bench.ask('POST /api/returns', { body, as: merchant, headers: withKey() })).body
   assert.equal(lines[0].quantity, 60)
   assert.equal(lines[0].refundPence, 60 * 100 + (59 * 60) / 2)
@@ -554,7 +553,7 @@ test('returns are listed page by page: one’s own, or all for a merchant', asyn
   await using bench = await openService(shipping, { environment: AT_ONCE })
   for (const customerId of [ada.userId, bob.userId, ada.userId]) {
     const { orderId } = await deliver(bench, { customerId })
-    const body = { customerId, lines: [{ sku: '85123A', quantity: 1 }] }
+    const body = { customerId, received: false, lines: [{ sku: '85123A', quantity: 1 }] }
     assert.equal(
       (await bench.ask('POST /api/returns', { body, as: merchant, headers: withKey() })).status,
       202,
