@@ -579,7 +579,10 @@ export class Consumer {
     return step(0)
   }
 
-  /** Decodes, upcasts and validates; once for all subscriptions of the process that get the same copy. Throws C7's errors. */
+  /**
+   * Decodes, upcasts and validates; once for all subscriptions of the process that get the same copy, so handlers must not
+   * change a payload. (Freezing it deep took a tenth of a service's time.) Throws C7's errors.
+   */
   private decode(wire: WireMessage): Message {
     const event = this.options.events.get(wire.type)
     if (!event)
@@ -591,7 +594,7 @@ export class Consumer {
     const raw = this.options.compose.codec.decode(wire.body)
     if (raw.type !== wire.type)
       throw new PermanentError(`routed as '${wire.type}' but says it is '${raw.type}'`, { code: 'undecodable' })
-    const message = deepFreeze({ ...raw, data: upcast(event, raw.version, raw.data) })
+    const message = Object.freeze({ ...raw, data: upcast(event, raw.version, raw.data) })
     decoded.set(wire, { event, message })
     return message
   }
@@ -1011,12 +1014,4 @@ function codeOf(error: unknown, attempts: number): string {
 
 function textOf(error: unknown): string {
   return error instanceof Error ? error.message : String(error)
-}
-
-function deepFreeze<T>(value: T): T {
-  if (typeof value === 'object' && value !== null && !ArrayBuffer.isView(value)) {
-    for (const key in value) deepFreeze(value[key])
-    Object.freeze(value)
-  }
-  return value
 }

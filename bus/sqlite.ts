@@ -5,7 +5,7 @@ import { BusError, UnavailableError } from './errors.ts'
 /** How long a writer waits for another process's commit. */
 const BUSY_TIMEOUT_MS = 10_000
 /** The write-ahead log is folded back into the file after this many pages of 4 KiB. */
-const CHECKPOINT_PAGES = 4_000
+const CHECKPOINT_PAGES = 10_000
 const CACHE_KIB = 8_192
 
 /** Opens for writing: write-ahead log, and every commit on disk before it answers. */

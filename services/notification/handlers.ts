@@ -1,70 +1,120 @@
 /**
- * Every event that concerns somebody becomes a mail: handed to the mail server before the transaction, under a key of its
- * own, then written down. A server that is away is tried again, and only that order's later mails wait.
+ * What notification hears: the steps that people are told, and who they are.
+ *
+ * N1 The mail is sent before the transaction, under an id made of the message's: a repeat of the message is the same mail.
+ * N2 What was told is written once for each order, step and channel (I6); a second message of the same step sends nothing.
+ * N3 A mail server that is away is tried again for hours; then, or where it refuses for good, notification.failed says so.
+ *    Nothing else waits for that.
  */
-import type { Bus, Clock, Store } from '@shopsphere/bus'
+import type { Bus, Clock, OutsideContext, SubscribeOptions } from '@shopsphere/bus'
 import { notificationFailed, notificationSent, userDeleted, userRegistered, userUpdated } from '@shopsphere/contracts'
+import type { Log } from '@shopsphere/runtime/log'
 import { type Mailer, MailRefusal } from './mailer.ts'
-import { findContact, forgetContact, keepContact, keepMail } from './queries.ts'
-import { type Notice, type Template, templates } from './templates.ts'
+import {
+  addNotification,
+  findSituation,
+  forgetRecipient,
+  type Notification,
+  notificationIdsOf,
+  saveRecipient,
+} from './queries.ts'
+import { type Step, steps } from './steps.ts'
+
+export type NotificationParts = { bus: Bus; clock: Clock; log: Log; mailer: Mailer }
 
 const CHANNEL = 'email'
+/** Mails that are on their way to the server at the same time; what is written after them shares a commit. */
+const CONCURRENCY = 64
+/** Together with the waiting times: about five hours. */
+const ATTEMPTS_MAX = 40
+const settings: SubscribeOptions = {
+  concurrency: CONCURRENCY,
+  attemptsMax: ATTEMPTS_MAX,
+  backoff: { firstMs: 500, maxMs: 900_000 },
+  afterDeadLetter: 'skip',
+}
+/** An order can be heard of a moment before its customer's account: so often it is waited for. */
+const UNKNOWN_ATTEMPTS_MAX = 3
+const FORGET_PAGE = 500
 
-export type Hearing = { bus: Bus; clock: Clock; mailer: Mailer; newId: (prefix: string) => string }
+export function hear({ bus, clock, log, mailer }: NotificationParts): void {
+  bus.subscribe(userRegistered, (user, { tx }) => saveRecipient(tx, user), settings)
+  bus.subscribe(userUpdated, (user, { tx }) => saveRecipient(tx, user), settings)
+  bus.subscribe(
+    userDeleted,
+    {
+      outside: ({ userId }, { read }) => forgetMails(mailer, read, userId),
+      handle: ({ userId }, { tx }) => forgetRecipient(tx, userId),
+    },
+    settings,
+  )
 
-/** Who got the mail, and why it failed for good if it did; null: nobody was to be told. */
-type Posted = { notice: Notice; recipient: string; failure: string | null } | null
-
-export function hear({ bus, clock, mailer, newId }: Hearing): void {
-  bus.subscribe(userRegistered, ({ userId, email }, { tx }) => keepContact(tx, userId, email))
-  bus.subscribe(userUpdated, ({ userId, email }, { tx }) => keepContact(tx, userId, email))
-  bus.subscribe(userDeleted, ({ userId }, { tx }) => forgetContact(tx, userId))
-
-  for (const { event, template } of templates) {
-    bus.subscribe<Posted>(event, {
-      outside: (data, { read, signal }) => post((template as Template<unknown>)(data), { mailer, read, signal }),
-      handle: async (_, { tx, publish, attempt }, posted) => {
-        if (posted === null) return
-        const { notice, recipient, failure } = posted
-        const { step, orderId, userId, subject } = notice
-        const notificationId = newId('ntf')
-        const isNew = await keepMail(tx, notice, {
-          notificationId,
-          recipient,
-          channel: CHANNEL,
-          failure,
-          at: clock.now(),
-        })
-        if (!isNew) return
-        const told = { notificationId, recipient, userId, orderId, step, channel: CHANNEL, subject }
-        if (failure === null) publish(notificationSent, told)
-        else publish(notificationFailed, { ...told, reason: failure, attempt })
+  for (const step of steps) {
+    bus.subscribe(
+      step.event,
+      {
+        outside: (data, asked) => tell(step, data, { ...asked, clock, log, mailer }),
+        handle: async (_, { tx, publish }, told: Notification | null) => {
+          if (told === null || !(await addNotification(tx, told))) return
+          const { notificationId, recipient, userId, orderId, step, channel, subject, reason, attempts } = told
+          const about = { notificationId, recipient, userId, orderId, step, channel, subject }
+          if (reason === null) publish(notificationSent, about)
+          else publish(notificationFailed, { ...about, reason, attempt: attempts })
+        },
       },
-    })
+      settings,
+    )
   }
 }
 
-async function post(
-  notice: Notice | null,
-  { mailer, read, signal }: { mailer: Mailer; read: Store['read']; signal: AbortSignal },
-): Promise<Posted> {
-  if (notice === null) return null
-  const recipient = await recipientOf(notice, read)
-  if (recipient === null) return null
-  const { about, step, subject, text } = notice
+type Asked = OutsideContext & { clock: Clock; log: Log; mailer: Mailer }
+
+/** Sends the mail; null: there is nobody to tell, or nothing to be told. Throws where it has to be tried again. */
+async function tell<Data>(step: Step<Data>, data: Data, asked: Asked): Promise<Notification | null> {
+  if (step.isTold && !step.isTold(data)) return null
+  const { message, attempt, read, signal, clock, log, mailer } = asked
+  const occasion = step.occasion(data)
+  const { about, userId, orderId } = occasion
+  if (userId === null && occasion.email === null) return null
+  const name = step.step(data)
+  const situation = await read((reader) => findSituation(reader, { about, step: name, channel: CHANNEL, userId }))
+  if (situation.told || !(situation.wantsMail || step.always)) return null
+  const to = occasion.email ?? situation.email
+  if (to === null) {
+    if (!situation.known && attempt <= UNKNOWN_ATTEMPTS_MAX) throw new Error(`${userId} is not known here yet`)
+    return null
+  }
+  const mail = { messageId: idOf(message.id), to, ...step.write(data, { name: situation.name }) }
+  const notification = {
+    notificationId: mail.messageId,
+    about,
+    step: name,
+    channel: CHANNEL,
+    recipient: to,
+    userId,
+    orderId,
+    subject: mail.subject,
+    attempts: attempt,
+    at: clock.now(),
+  }
   try {
-    await mailer.send({ idempotencyKey: `${about}/${step}`, to: recipient, subject, text }, signal)
-    return { notice, recipient, failure: null }
+    await mailer.send(mail, signal)
+    return { ...notification, state: 'sent', reason: null }
   } catch (error) {
-    if (error instanceof MailRefusal) return { notice, recipient, failure: error.reason }
-    throw error
+    const reason = error instanceof MailRefusal ? error.reason : 'mail_server_unavailable'
+    if (!(error instanceof MailRefusal) && attempt < ATTEMPTS_MAX) throw error
+    log.warn({ notificationId: mail.messageId, step: name, reason, attempt, err: error }, 'a mail was given up')
+    return { ...notification, state: 'failed', reason }
   }
 }
 
-/** Null: there is no address, or they do not want to hear of it. */
-async function recipientOf({ email, userId, mandatory }: Notice, read: Store['read']): Promise<string | null> {
-  if (userId === null || (email !== null && mandatory)) return email
-  const contact = await read((reader) => findContact(reader, userId))
-  if (contact && !contact.wantsNews && !mandatory) return null
-  return email ?? contact?.email ?? null
+const idOf = (messageId: string) => `ntf_${messageId}`
+
+async function forgetMails(mailer: Mailer, read: OutsideContext['read'], userId: string): Promise<void> {
+  for (let afterId = ''; ; ) {
+    const ids = await read((reader) => notificationIdsOf(reader, userId, { afterId, limit: FORGET_PAGE }))
+    await mailer.forget(ids)
+    if (ids.length < FORGET_PAGE) return
+    afterId = ids.at(-1)!
+  }
 }

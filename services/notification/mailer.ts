@@ -1,23 +1,27 @@
-/** What notification asks of a mail server. The simulator implements it; an adapter for a real one would be a file like that. */
+/** What notification asks of a mail server. The simulator implements it; SMTP or a provider would be a file like that. */
 
 export type Mail = {
-  /** The same key is the same mail, however often it is handed over. At most 200 characters. */
-  readonly idempotencyKey: string
+  /** Unique for ever: the same id is the same mail, however often it is sent. */
+  readonly messageId: string
   readonly to: string
   readonly subject: string
-  /** Plain text, lines ended by \n. */
+  /** Plain text. */
   readonly text: string
 }
 
 export type Mailer = {
-  /** Throws MailRefusal where trying again cannot help; whatever else it throws means: not now. */
+  /** Resolves when the server has taken the mail. Throws MailRefusal where sending again cannot help; else: not now. */
   send(mail: Mail, signal?: AbortSignal): Promise<void>
+  /** What was sent; undefined: nothing under this id, or no longer. */
+  find(messageId: string): Promise<{ readonly subject: string; readonly text: string } | undefined>
+  /** Deletes what was kept of these mails. */
+  forget(messageIds: readonly string[]): Promise<void>
 }
 
-/** The mail server will not take this mail, now or later. */
+/** The server will never deliver this mail. */
 export class MailRefusal extends Error {
   override readonly name = 'MailRefusal'
-  /** A code for programs: `mailbox_unknown`. */
+  /** A code: `mailbox_unknown`. */
   readonly reason: string
 
   constructor(reason: string, message: string) {

@@ -1,3 +1,4 @@
+/** What somebody was told, and whether they want to be. */
 import { createRoute, z } from '@hono/zod-openapi'
 import { hasRole, requireCaller } from '@shopsphere/runtime/auth'
 import type { Api } from '@shopsphere/runtime/http'
@@ -6,129 +7,117 @@ import { problem, problemAnswers } from '@shopsphere/runtime/problem'
 import type { ServiceContext } from '@shopsphere/runtime/service'
 import { anyId } from '../fields.ts'
 import { body, json, signedIn } from '../route-parts.ts'
-import {
-  findContact,
-  findMail,
-  listAllMails,
-  listMailsAbout,
-  listMailsOf,
-  type MailRow,
-  savePreference,
-} from './queries.ts'
+import type { Mailer } from './mailer.ts'
+import { findNotification, findWantsMail, listNotifications, type Notification, saveWantsMail } from './queries.ts'
 
 const notification = z
   .object({
     notificationId: z.string(),
     orderId: z.string().nullable(),
-    step: z.string().openapi({ description: 'The event that set it off: `order.shipped`' }),
+    userId: z.string().nullable(),
+    step: z.string().openapi({ description: 'What it tells, by the event that set it off' }),
     channel: z.string(),
+    state: z.enum(['sent', 'failed']),
     recipient: z.string(),
     subject: z.string(),
-    failure: z.string().nullable().openapi({ description: 'Null: it was sent; otherwise why not' }),
+    reason: z.string().nullable().openapi({ description: 'Why it failed' }),
     at: z.int().openapi({ description: 'Milliseconds since the epoch' }),
   })
   .openapi('Notification')
 
+const withText = notification
+  .extend({ text: z.string().nullable().openapi({ description: 'Null: it was not sent, or the account is gone' }) })
+  .openapi('NotificationWithText')
+
 const preferences = z
-  .strictObject({ news: z.boolean().openapi({ description: 'False: only what has to be said is sent' }) })
+  .strictObject({
+    email: z.boolean().openapi({ description: 'False: only confirmations, refunds and payments that need you' }),
+  })
   .openapi('NotificationPreferences')
 
 const tags = ['notifications']
-/** Above every id: lists begin with the newest. */
-const FIRST = '\u{10ffff}'
-const position = z.string().max(64)
 
-const listRoute = createRoute({
+const listAll = createRoute({
   method: 'get',
   path: '/api/notifications',
-  summary: 'What was sent to you, the newest first; merchants and operators: to everybody, or of one order',
+  summary: 'What you were told, the newest first; for a merchant or an operator, what anybody was told',
   tags,
   security: signedIn,
-  request: { query: pageQuery.extend({ orderId: anyId.optional() }) },
-  responses: { 200: json('A page of notifications', pageOf(notification)), ...problemAnswers(400, 401) },
+  request: {
+    query: pageQuery.extend({
+      orderId: anyId.optional(),
+      userId: anyId.optional().openapi({ description: 'Only for a merchant or an operator' }),
+    }),
+  },
+  responses: { 200: json('A page of them', pageOf(notification)), ...problemAnswers(400, 401) },
 })
 
-const getRoute = createRoute({
-  method: 'get',
-  path: '/api/notifications/{notificationId}',
-  summary: 'One notification with its text',
-  tags,
-  security: signedIn,
-  request: { params: z.object({ notificationId: anyId }) },
-  responses: { 200: json('The notification', notification.extend({ text: z.string() })), ...problemAnswers(401, 404) },
-})
-
-const getPreferences = createRoute({
+const readPreferences = createRoute({
   method: 'get',
   path: '/api/notifications/preferences',
-  summary: 'Whether you want to hear more than what has to be said',
+  summary: 'Whether you want mails',
   tags,
   security: signedIn,
-  responses: { 200: json('Your preferences', preferences), ...problemAnswers(401, 404) },
+  responses: { 200: json('What you want', preferences), ...problemAnswers(401) },
 })
 
-const putPreferences = createRoute({
+const savePreferences = createRoute({
   method: 'put',
   path: '/api/notifications/preferences',
-  summary: 'Says whether you want to hear more than what has to be said',
+  summary: 'Says whether you want mails',
   tags,
   security: signedIn,
   request: { body: body(preferences) },
-  responses: { 200: json('Your preferences', preferences), ...problemAnswers(400, 401, 404) },
+  responses: { 200: json('What you want', preferences), ...problemAnswers(400, 401) },
 })
 
-const noContact = () => problem(404, 'not_found', 'Your account is not known here yet: try again in a moment.')
+const readOne = createRoute({
+  method: 'get',
+  path: '/api/notifications/{notificationId}',
+  summary: 'One of them, with its text',
+  tags,
+  security: signedIn,
+  request: { params: z.object({ notificationId: anyId }) },
+  responses: { 200: json('It', withText), ...problemAnswers(400, 401, 404) },
+})
 
-export function addNotificationRoutes(routes: Api, { bus, store }: ServiceContext): void {
-  routes.openapi(getPreferences, async (c) => {
-    const { userId } = requireCaller(c)
-    const contact = await store.read((reader) => findContact(reader, userId))
-    if (!contact) throw noContact()
-    return c.json({ news: contact.wantsNews }, 200)
-  })
-
-  routes.openapi(putPreferences, async (c) => {
-    const { userId } = requireCaller(c)
-    const { news } = c.req.valid('json')
-    if (!(await bus.transaction(({ tx }) => savePreference(tx, userId, news)))) throw noContact()
-    return c.json({ news }, 200)
-  })
-
-  routes.openapi(listRoute, async (c) => {
-    const { userId } = requireCaller(c)
-    const { cursor, limit, orderId } = c.req.valid('query')
-    const before = decodeCursor(position, cursor) ?? FIRST
-    const seesAll = hasRole(c, 'merchant', 'operator')
-    const rows = await store.read(async (reader) => {
-      if (orderId !== undefined) {
-        const about = await listMailsAbout(reader, orderId, before, limit + 1)
-        return seesAll ? about : about.filter((row) => row.user_id === userId)
-      }
-      return seesAll ? listAllMails(reader, before, limit + 1) : listMailsOf(reader, userId, before, limit + 1)
-    })
-    return c.json(page(rows, limit, { item: shape, position: (row) => row.notification_id }), 200)
-  })
-
-  routes.openapi(getRoute, async (c) => {
-    const { userId } = requireCaller(c)
-    const { notificationId } = c.req.valid('param')
-    const row = await store.read((reader) => findMail(reader, notificationId))
-    if (!row || (row.user_id !== userId && !hasRole(c, 'merchant', 'operator'))) {
-      throw problem(404, 'not_found', `There is no notification ${notificationId}.`)
+export function addRoutes(api: Api, { store, mailer }: Pick<ServiceContext, 'store'> & { mailer: Mailer }): void {
+  api.openapi(listAll, async (c) => {
+    const caller = requireCaller(c)
+    const { cursor, limit, orderId = null, userId = null } = c.req.valid('query')
+    const filter = {
+      userId: hasRole(c, 'merchant', 'operator') ? userId : caller.userId,
+      orderId,
+      beforeId: decodeCursor(z.string(), cursor) ?? null,
+      limit: limit + 1,
     }
-    return c.json({ ...shape(row), text: row.body }, 200)
+    const rows = await store.read((reader) => listNotifications(reader, filter))
+    return c.json(page(rows, limit, { item: show, position: ({ notificationId }) => notificationId }), 200)
+  })
+
+  api.openapi(readPreferences, async (c) => {
+    const { userId } = requireCaller(c)
+    return c.json({ email: await store.read((reader) => findWantsMail(reader, userId)) }, 200)
+  })
+
+  api.openapi(savePreferences, async (c) => {
+    const { userId } = requireCaller(c)
+    const { email } = c.req.valid('json')
+    await store.transaction((tx) => saveWantsMail(tx, userId, email))
+    return c.json({ email }, 200)
+  })
+
+  api.openapi(readOne, async (c) => {
+    const caller = requireCaller(c)
+    const { notificationId } = c.req.valid('param')
+    const found = await store.read((reader) => findNotification(reader, notificationId))
+    const mayRead = found && (found.userId === caller.userId || hasRole(c, 'merchant', 'operator'))
+    if (!mayRead) throw problem(404, 'not_found', `There is no notification ${notificationId}.`)
+    const mail = await mailer.find(notificationId)
+    return c.json({ ...show(found), text: mail?.text ?? null }, 200)
   })
 }
 
-function shape(row: MailRow) {
-  return {
-    notificationId: row.notification_id,
-    orderId: row.order_id,
-    step: row.step,
-    channel: row.channel,
-    recipient: row.recipient,
-    subject: row.subject,
-    failure: row.failure,
-    at: Number(row.at),
-  }
+function show({ about: _, attempts: __, ...shown }: Notification): z.infer<typeof notification> {
+  return shown
 }

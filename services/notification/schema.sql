@@ -1,26 +1,38 @@
--- The copy of who can be written to, from user.*.
-create table contact (
+-- The copy of who there is, from user.*, and what each wants to be told.
+create table recipient (
   user_id text primary key,
   email text,
-  -- 0: only what has to be said is said.
-  wants_news bigint not null
+  name text,
+  -- 0: only what must be told.
+  email_on bigint not null,
+  -- 0: preferences were set before the account was heard of.
+  known bigint not null
 );
 
--- What was sent. The key makes it once for each subject (an order, else an account or a cart), step and channel.
-create table mail (
+-- What people were told, or could not be told. I6: once for each order (or account, or cart), step and channel.
+create table notification (
+  notification_id text primary key,
   about text not null,
   step text not null,
   channel text not null,
-  notification_id text not null,
-  order_id text,
+  state text not null check (state in ('sent', 'failed')),
+  recipient text not null,
   user_id text,
+  order_id text,
+  subject text not null,
+  -- Why it failed.
+  reason text,
+  attempts bigint not null,
+  at bigint not null
+);
+create unique index notification_once on notification (about, step, channel);
+create index notification_of_user on notification (user_id, notification_id);
+
+-- Belongs to the simulated mail server: the mails that it took.
+create table mail_sent (
+  message_id text primary key,
   recipient text not null,
   subject text not null,
   body text not null,
-  -- Null: it was sent; otherwise why not.
-  failure text,
-  at bigint not null,
-  primary key (about, step, channel)
+  sent_at bigint not null
 );
-create unique index mail_notification_id on mail (notification_id);
-create index mail_user_id on mail (user_id, notification_id);

@@ -1,19 +1,18 @@
-/** Notification: tells people what happens to their orders, once for each order, step and channel. */
+/** Notification: tells people how their orders go, once each step, and keeps what was told. */
 import { createApi } from '@shopsphere/runtime/http'
 import { defineService } from '@shopsphere/runtime/service'
 import { hear } from './handlers.ts'
 import { createMailerSimulator } from './mailer-simulator.ts'
-import { addNotificationRoutes } from './routes.ts'
+import { addRoutes } from './routes.ts'
 
 export const notification = defineService({
   name: 'notification',
   schema: new URL('./schema.sql', import.meta.url),
-  wire(context) {
-    const { bus, clock, random, newId, config, log } = context
-    const mailer = createMailerSimulator({ clock, random, ...config.mailer })
-    hear({ bus, clock, mailer, newId })
+  wire({ bus, store, clock, random, config, log }) {
+    const mailer = createMailerSimulator({ store, clock, random, ...config.mailer })
+    hear({ bus, clock, log, mailer })
     const routes = createApi(log)
-    addNotificationRoutes(routes, context)
+    addRoutes(routes, { store, mailer })
     return { routes }
   },
 })

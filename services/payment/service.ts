@@ -8,9 +8,10 @@ import { createProviderSimulator } from './provider-simulator.ts'
 export const payment = defineService({
   name: 'payment',
   schema: new URL('./schema.sql', import.meta.url),
-  wire(context) {
+  async wire(context) {
     const { bus, clock, random, newId, config, log, store } = context
-    const provider = createProviderSimulator({ clock, random, store, ...config.provider } as never)
+    const provider = createProviderSimulator({ clock, random, store, newId, ...config.provider })
+    await provider.open()
     hear({ bus, books: createBooks({ clock, timers: config.timers }), provider, clock, newId, log })
     return { routes: createApi(log) }
   },
