@@ -175,10 +175,10 @@ async function withLedger(stores: AuditedStores, shipping: ShippingRecord): Prom
 }
 
 async function readNotifications(reader: Reader, orderId: string): Promise<NotificationRecord> {
-  const rows = await reader.all<{ step: string; channel: string; failure: string | null }>(
-    sql`select step, channel, failure from mail where about = ${orderId}`,
+  const rows = await reader.all<{ step: string; channel: string; state: string }>(
+    sql`select step, channel, state from notification where about = ${orderId}`,
   )
-  const sent = rows.filter(({ failure }) => failure === null).length
+  const sent = rows.filter(({ state }) => state === 'sent').length
   return { steps: stepsOf(rows), sent, failed: rows.length - sent }
 }
 

@@ -1,9 +1,9 @@
 /** I3: the stock of each product against its own ledger, and against what orders hold of it. */
-import { list, type Reader, sql } from '@shopsphere/bus'
+import { type Reader, sql } from '@shopsphere/bus'
 import type { AuditedStore } from './order-facts.ts'
 import type { Violation } from './violation.ts'
 
-const ORDERS_PER_PAGE = 500
+const ROWS_PER_PAGE = 500
 
 type StockRow = {
   sku: string
@@ -57,16 +57,16 @@ export async function checkHolders(inventory: AuditedStore): Promise<Violation[]
       for (const [sku, units] of JSON.parse(wanted) as [string, number][]) add(kept[state], sku, units)
       for (const [sku, units] of JSON.parse(sent) as [string, number][]) add(kept[state], sku, -units)
     }
-    if (rows.length < ORDERS_PER_PAGE) break
+    if (rows.length < ROWS_PER_PAGE) break
     after = rows.at(-1)!.order_id
   }
-  const skus = [...new Set([...kept.held.keys(), ...kept.allocated.keys()])].sort()
   const violations: Violation[] = []
-  for (let start = 0; start < skus.length; start += ORDERS_PER_PAGE) {
-    const rows = await inventory.read((reader) => stockOf(reader, skus.slice(start, start + ORDERS_PER_PAGE)))
+  for (let afterSku = ''; ; ) {
+    const rows = await inventory.read((reader) => stockAfter(reader, afterSku))
     for (const row of rows) violations.push(...compareHolders(row, kept))
+    if (rows.length < ROWS_PER_PAGE) return violations
+    afterSku = rows.at(-1)!.sku
   }
-  return violations
 }
 
 type Kept = { held: Map<string, number>; allocated: Map<string, number> }
@@ -78,12 +78,12 @@ function add(kept: Map<string, number>, sku: string, units: number): void {
 function holdersAfter(reader: Reader, after: string) {
   return reader.all<{ order_id: string; state: 'held' | 'allocated'; wanted: string; sent: string }>(sql`
     select order_id, state, wanted, sent from stock_order
-    where order_id > ${after} and state in ('held', 'allocated') order by order_id limit ${ORDERS_PER_PAGE}`)
+    where order_id > ${after} and state in ('held', 'allocated') order by order_id limit ${ROWS_PER_PAGE}`)
 }
 
-function stockOf(reader: Reader, skus: readonly string[]) {
+function stockAfter(reader: Reader, afterSku: string) {
   return reader.all<{ sku: string; held: number; allocated: number }>(
-    sql`select sku, held, allocated from stock where sku in ${list(skus)}`,
+    sql`select sku, held, allocated from stock where sku > ${afterSku} order by sku limit ${ROWS_PER_PAGE}`,
   )
 }
 

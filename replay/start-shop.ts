@@ -23,7 +23,7 @@ export const startShop: StartShop = async () => {
   const folder = await mkdtemp(join(tmpdir(), 'shopsphere-replay-'))
   const clock = skippableClock()
   const environment = {
-    LOG_LEVEL: 'warn',
+    LOG_LEVEL: 'error',
     ...process.env,
     DATA_DIR: folder,
     PICKING_GRACE_MS: '0',

@@ -13,6 +13,7 @@ const event = (
   id,
   time,
   causationId,
+  correlationId: 'request-1',
   source,
   type,
 })
@@ -52,6 +53,9 @@ test('the diagram draws an arrow to each service that reacted, and a note where 
     event('2', 1_020, '1', 'inventory', 'inventory.reserved'),
     event('3', 1_030, '1', 'notification', 'notification.sent'),
     event('4', 3_500, '2', 'payment', 'payment.processed'),
+    event('5', 3_600, null, 'order', 'order.cancelled'),
+    { ...event('6', 4_000, null, 'shipping', 'return.requested'), correlationId: 'request-2' },
+    { ...event('7', 4_000, null, 'shipping', 'return.received'), correlationId: 'request-2' },
   ])
   assert.equal(
     diagram,
@@ -65,12 +69,17 @@ sequenceDiagram
   participant inventory
   participant notification
   participant payment
+  participant shipping
   caller->>order: request
   order->>inventory: order.placed (+0 ms)
   order->>notification: order.placed (+0 ms)
   inventory->>payment: inventory.reserved (+20 ms)
   Note over notification: notification.sent (+30 ms)
   Note over payment: payment.processed (+2.5 s)
+  Note over order: order.cancelled (+2.6 s)
+  caller->>shipping: request
+  Note over shipping: return.requested (+3 s)
+  Note over shipping: return.received (+3 s)
 `,
   )
 })

@@ -1,6 +1,6 @@
 import { type AuditedEvent, inCausalOrder } from './causality.ts'
 
-type Drawn = Pick<AuditedEvent, 'id' | 'type' | 'source' | 'time' | 'causationId'>
+type Drawn = Pick<AuditedEvent, 'id' | 'type' | 'source' | 'time' | 'correlationId' | 'causationId'>
 
 const CALLER = 'caller'
 
@@ -14,9 +14,12 @@ export function sequenceDiagram(title: string, events: readonly Drawn[]): string
   const startedAt = Math.min(...ordered.map(({ time }) => time))
   const listeners = listenersOf(ordered)
   const known = new Set(ordered.map(({ id }) => id))
+  const requests = new Set<string>()
   const arrows = ordered.flatMap((event) => {
-    const begins = event.causationId === null || !known.has(event.causationId)
-    const request = begins ? [`  ${CALLER}->>${event.source}: request`] : []
+    const isBegun = event.causationId === null || !known.has(event.causationId)
+    // One request may say several things.
+    const request = isBegun && !requests.has(event.correlationId) ? [`  ${CALLER}->>${event.source}: request`] : []
+    if (isBegun) requests.add(event.correlationId)
     return [...request, ...say(event, listeners.get(event.id) ?? [], label(event, startedAt))]
   })
   return [
