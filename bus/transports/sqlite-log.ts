@@ -6,6 +6,8 @@ import { openDatabase, translate, translated } from '../sqlite.ts'
 const READ_MAX = 512
 const TAIL_MESSAGES_MAX = 4_096
 const TAIL_BYTES_MAX = 16 * 2 ** 20
+/** A gap of more rows than this is not worth reading for those who may not need it. */
+const GAP_MAX = 2_048
 
 const tables = `
 create table if not exists log (
@@ -84,17 +86,38 @@ export class Log {
   }
 
   appended(rows: LogRow[]): void {
+    this.fillGap(rows[0]!.position)
     const last = this.tail.at(-1)?.position
-    // Another process's rows may lie between: then the tail begins anew, and readers behind it read the file.
-    if (last !== undefined && rows[0]!.position > last + 1) this.clearTail()
     for (const row of rows) {
       if (last !== undefined && row.position <= last) continue // read from the file before its own confirmation came
-      this.tail.push(row)
-      this.tailBytes += row.bytes
+      this.keep(row)
     }
     if (this.tail.length <= TAIL_MESSAGES_MAX && this.tailBytes <= TAIL_BYTES_MAX) return
     const dropped = this.tail.splice(0, Math.max(1, this.tail.length >> 1))
     for (const row of dropped) this.tailBytes -= row.bytes
+  }
+
+  /** Rows of other processes lie between: they are read once for all readers of this one, or not kept where they are many. */
+  private fillGap(before: number): void {
+    for (;;) {
+      const last = this.tail.at(-1)?.position
+      if (last === undefined || last >= before - 1) return
+      const between = before - last - 1 > GAP_MAX ? [] : this.readAfter(last).filter((row) => row.position < before)
+      if (between.length === 0) {
+        this.clearTail()
+        return
+      }
+      for (const row of between) this.keep(row)
+    }
+  }
+
+  private keep(row: LogRow): void {
+    this.tail.push(row)
+    this.tailBytes += row.bytes
+  }
+
+  private readAfter(position: number): LogRow[] {
+    return (this.statements.after.all(position) as unknown as LogTuple[]).map(toLogRow)
   }
 
   private clearTail(): void {
@@ -109,7 +132,7 @@ export class Log {
       const rows = this.tail.slice(position - first + 1, position - first + 1 + READ_MAX)
       if (rows.length > 0) return rows
     }
-    const rows = (this.statements.after.all(position) as unknown as LogTuple[]).map(toLogRow)
+    const rows = this.readAfter(position)
     // What other processes appended is read once for all readers of this one.
     if (rows.length > 0 && (this.tail.at(-1)?.position ?? -1) === position) this.appended(rows)
     return rows

@@ -13,11 +13,19 @@ const links: readonly [href: string, what: string][] = [
   ['/metrics', 'metrics for Prometheus'],
 ]
 
-const first = `curl -s localhost:3000/api/users -H 'content-type: application/json' \\
-  -d '{"email":"ada@example.org","password":"a long password"}'
-TOKEN=$(curl -s localhost:3000/api/sessions -H 'content-type: application/json' \\
-  -d '{"email":"ada@example.org","password":"a long password"}' | grep -o '"token":"[^"]*' | cut -d'"' -f4)
-curl -N localhost:3000/api/orders/ORDER/live -H "authorization: Bearer $TOKEN"`
+const firstSteps = String.raw`JSON='content-type: application/json'
+# the operator signs in, offers a product and fills the shelf
+TOKEN=$(curl -s localhost:3000/api/sessions -H "$JSON" \
+  -d "{\"email\":\"operator@shop.example\",\"password\":\"$(cat data/operator-password)\"}" | sed 's/.*"token":"\([^"]*\)".*/\1/')
+curl -s localhost:3000/api/products -H "$JSON" -H "authorization: Bearer $TOKEN" \
+  -d '{"sku":"heart","name":"White hanging heart","pricePence":255}'
+curl -s localhost:3000/api/inventory/heart/receipts -H "$JSON" -H "authorization: Bearer $TOKEN" \
+  -H 'idempotency-key: first-delivery' -d '{"quantity":100}'
+# somebody orders, and watches the order move
+ORDER=$(curl -s localhost:3000/api/orders -H "$JSON" -H "idempotency-key: $(date +%s)" \
+  -d '{"lines":[{"sku":"heart","quantity":2}],"paymentMethod":"pm_card_visa","email":"ada@example.org"}' \
+  | sed 's/.*"orderId":"\([^"]*\)".*/\1/')
+curl -N localhost:3000/api/orders/$ORDER/live`
 
 export function startPage(events: readonly EventType[], origin: string): string {
   return `<!doctype html>
@@ -40,7 +48,7 @@ ${picture(events)}
 <li><code>GET /api/audit/orders/{orderId}?format=mermaid</code> draws what really happened (staff)</li>
 <li><code>GET /api/operations/status</code> and <code>/api/operations/dead-letters</code> (operators)</li></ul>
 <h2>First steps</h2>
-<pre>${escaped(first.replaceAll('localhost:3000', new URL(origin).host))}</pre>
+<pre>${escaped(firstSteps.replaceAll('localhost:3000', new URL(origin).host))}</pre>
 </body></html>
 `
 }
