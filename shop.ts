@@ -5,6 +5,7 @@
 import { randomBytes } from 'node:crypto'
 import { dirname, join } from 'node:path'
 import {
+  type Bus,
   BusError,
   type BusStatus,
   type Clock,
@@ -12,6 +13,7 @@ import {
   memoryTransport,
   type Store,
   type SubscriptionSpec,
+  sql,
   sqliteStore,
   sqliteTransport,
   systemClock,
@@ -240,9 +242,9 @@ function running(parts: {
     services: byName,
     status: () => Promise.all(services.map((service) => service.status())),
     async idle() {
-      do {
-        for (const { bus } of services) await bus.idle()
-      } while (!(await allIdle(services)) || !(await allIdle(services.toReversed())))
+      while (!(await allIdle(services)) || !(await allIdle(services.toReversed()))) {
+        await new Promise((resolve) => setTimeout(resolve, IDLE_LOOK_MS))
+      }
       const analyst = byName.get('analytics')
       if (analyst) await figures.catchUp(analyst.bus.store)
     },
@@ -266,8 +268,18 @@ function createShopAuditor(services: readonly Service[], { clock, log }: { clock
   return createAuditor({ stores, clock, log: log.child({ service: 'auditor' }), lagging })
 }
 
+const IDLE_LOOK_MS = 2
+
 /** What one says while another is looked at is found on the way back. */
 async function allIdle(services: readonly Service[]): Promise<boolean> {
-  for (const { bus } of services) if (!(await bus.isIdle())) return false
+  for (const { bus } of services) if ((await hasDueTimer(bus)) || !(await bus.isIdle())) return false
   return true
+}
+
+/** One that fell due this moment, as when a clock was moved, begins to run a moment later. */
+async function hasDueTimer({ store, clock }: Bus): Promise<boolean> {
+  const due = await store.read((reader) =>
+    reader.get(sql`select 1 as one from bus_timer where due_at <= ${clock.now()} limit 1`),
+  )
+  return due !== undefined
 }
