@@ -23,7 +23,6 @@ const OPERATOR = { email: 'operator@shop.example', password: 'a long enough pass
 
 export const run: Bench = async ({ runs, note }) => {
   const pairs: Pair[] = []
-  const memory: Pair[] = []
   for (let round = 0; round <= runs; round++) {
     note(round === 0 ? 'warm-up' : `run ${round} of ${runs}`)
     await inFolder(async (directory) => {
@@ -34,10 +33,7 @@ export const run: Bench = async ({ runs, note }) => {
       pairs.push({ ours, peer })
     })
   }
-  return [
-    compare(pairs, { what: 'saga', unit: 'orders/s', against: rawLoop, durability: fullDurability }),
-    ...memory.map((pair) => compare([pair], { what: 'memory', unit: 'MB', against: '', durability: fullDurability })),
-  ]
+  return [compare(pairs, { what: 'saga', unit: 'orders/s', against: rawLoop, durability: fullDurability })]
 }
 
 async function ordersPerSecond(directory: string): Promise<number> {

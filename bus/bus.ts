@@ -274,7 +274,7 @@ export function createBus(options: BusOptions) {
 
   /** Nothing is running, waiting or due now: neither here nor, for this service's subscriptions, on the broker. */
   async function isIdle(): Promise<boolean> {
-    if (!relay.idle || !timers.idle) return false
+    if (!relay.idle || !timers.idle || (await timers.hasDue())) return false
     for (const consumer of consumers.values()) {
       if (!consumer.idle || (await consumer.hasDue())) return false
       if ((await transport.backlog(consumer.name)).waiting > 0) return false

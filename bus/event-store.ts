@@ -48,7 +48,6 @@ export type StoredEvent<Event extends StreamEvent = StreamEvent> = Event & {
  * Per type, from each older version of its data to the next: `{ placed: { 1: (old) => new } }` makes 2 the current
  * version of `placed`. The upcasters of a bus event fit: `{ [orderPlaced.type]: orderPlaced.upcast }`.
  */
-// biome-ignore lint/suspicious/noExplicitAny: an old shape has no type any more
 export type StreamUpcasters = Readonly<Record<string, Readonly<Record<number, (old: any) => unknown>>>>
 
 /** A number: exactly this version (0: nothing yet); `none`: the stream is new; `any`: whatever is there. */

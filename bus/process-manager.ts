@@ -87,7 +87,6 @@ export type ProcessManagerOptions<State> = {
   initial: State
   on: (when: When<State>) => readonly ProcessStep<State>[]
   /** From each older version of the state to the next. */
-  // biome-ignore lint/suspicious/noExplicitAny: an old shape has no type any more
   upcastState?: Readonly<Record<number, (old: any) => unknown>>
   /** A subscription of its own; by default it joins the service's, and its order by key. */
   subscription?: string

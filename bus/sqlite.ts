@@ -6,7 +6,7 @@ import { BusError, UnavailableError } from './errors.ts'
 const BUSY_TIMEOUT_MS = 10_000
 /** The write-ahead log is folded back into the file after this many pages of 4 KiB. */
 const CHECKPOINT_PAGES = 10_000
-const CACHE_KIB = 8_192
+const CACHE_KIB = 2_048
 
 /** Opens for writing: write-ahead log, and every commit on disk before it answers. */
 export function openDatabase(path: string): DatabaseSync {

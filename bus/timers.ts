@@ -57,6 +57,17 @@ export class Timers {
     return this.running === undefined
   }
 
+  /** True where a timer or a schedule is due and has not been published. */
+  async hasDue(): Promise<boolean> {
+    const now = this.options.clock.now()
+    const row = await this.options.store.read((reader) =>
+      reader.get<{ timer: number | null; cron: number | null }>(sql`
+        select (select 1 from bus_timer where due_at <= ${now} limit 1) as timer,
+          (select 1 from bus_cron where next_at <= ${now} limit 1) as cron`),
+    )
+    return Boolean(row?.timer) || (this.schedules.size > 0 && Boolean(row?.cron))
+  }
+
   async start(): Promise<void> {
     const { store, clock } = this.options
     this.started = true

@@ -294,7 +294,6 @@ function explain(error: unknown, { stderr, signal }: ReplayIo): number {
   return 1
 }
 
-
 const shopModule = './start-shop.ts'
 
 if (import.meta.main) {

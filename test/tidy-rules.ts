@@ -204,7 +204,7 @@ export const documentedErrors: Rule = (files) => {
   const page = files.find(({ path }) => path === ERRORS_PAGE)
   if (!page) return [{ path: ERRORS_PAGE, line: 1, what: 'is missing' }]
   return codeLists.flatMap(({ heading, codes }) => {
-    const rows = matchesOf(sectionOf(page.text, heading), /^\| `(\w+)` \|(?: (\d{3}) \|)?/gm)
+    const rows = matchesOf(sectionOf(page.text, heading), /^\| `(\w+)` +\|(?: +(\d{3}) +\|)?/gm)
     const missing = codes.filter(({ code }) => !rows.some(({ groups }) => groups[0] === code))
     const wrong = rows.filter(({ groups: [code, status] }) => {
       const entry = codes.find((one) => one.code === code)
