@@ -1,5 +1,5 @@
 /** The tables of inventory. What changes a row of stock answers whose availability moved to another class. */
-import { list, type Reader, type Row, sql, type Tx } from '@shopsphere/bus'
+import { list, type Reader, sql, type Tx } from '@shopsphere/bus'
 import type { Availability, Shortage } from '@shopsphere/contracts'
 import { availabilityOf, LOW_STOCK_UNITS, type OrderState, type SkuUnits, type StockOrder } from './stock.ts'
 
@@ -255,75 +255,4 @@ export async function ordersThatHave(
     before = rows.at(-1)!.order_id
   }
   return found
-}
-
-const SKUS_PER_PAGE = 500
-
-/**
- * For the auditor: a sentence for each product whose figures contradict each other or the ledger (I3), and for each
- * whose held or allocated units are not those of the orders.
- */
-export async function findStockViolations(reader: Reader): Promise<string[]> {
-  const found: string[] = []
-  const kept = { held: await keptBySku(reader, 'held'), allocated: await keptBySku(reader, 'allocated') }
-  let afterSku = ''
-  for (;;) {
-    const rows = await reader.all<StockRow & { ledger: number | null }>(sql`
-      select sku, on_hand, available, held, allocated,
-        (select sum(change) from stock_ledger where stock_ledger.sku = stock.sku) as ledger
-      from stock where sku > ${afterSku} order by sku limit ${SKUS_PER_PAGE}`)
-    for (const row of rows) found.push(...contradictions(toStock(row), Number(row.ledger ?? 0), kept))
-    if (rows.length < SKUS_PER_PAGE) return found
-    afterSku = rows.at(-1)!.sku
-  }
-}
-
-type KeptBySku = { held: Map<string, number>; allocated: Map<string, number> }
-
-function contradictions(stock: Stock, ledger: number, kept: KeptBySku): string[] {
-  const { sku, onHand, available, held, allocated } = stock
-  const found: string[] = []
-  if (onHand !== available + held + allocated)
-    found.push(`I3: ${sku} has ${onHand} on hand, but ${available} available + ${held} held + ${allocated} allocated`)
-  if (Math.min(available, held, allocated) < 0)
-    found.push(`I3: ${sku} has less than nothing: ${available} available, ${held} held, ${allocated} allocated`)
-  if (onHand !== ledger) found.push(`I3: ${sku} has ${onHand} on hand, its ledger sums up to ${ledger}`)
-  for (const [place, units] of [
-    ['held', held],
-    ['allocated', allocated],
-  ] as const) {
-    const ofOrders = kept[place].get(sku) ?? 0
-    if (units !== ofOrders) found.push(`I3: ${sku} has ${units} ${place}, its orders ${ofOrders}`)
-  }
-  return found
-}
-
-async function keptBySku(reader: Reader, state: 'held' | 'allocated'): Promise<Map<string, number>> {
-  const kept = new Map<string, number>()
-  const add = (sku: string, units: number) => kept.set(sku, (kept.get(sku) ?? 0) + units)
-  let after = ''
-  for (;;) {
-    const rows = await reader.all<OrderRow>(sql`
-      select order_id, state, wanted, sent, short from stock_order
-      where state = ${state} and order_id > ${after} order by order_id limit ${ORDERS_PER_PAGE}`)
-    for (const { wanted, sent } of rows.map(toOrder)) {
-      for (const [sku, units] of wanted) add(sku, units)
-      for (const [sku, units] of sent) add(sku, -units)
-    }
-    if (rows.length < ORDERS_PER_PAGE) return kept
-    after = rows.at(-1)!.order_id
-  }
-}
-
-/** Of `orderIds`, those that hold or have been allocated something. */
-export async function ordersWithStock(reader: Reader, orderIds: readonly string[]): Promise<string[]> {
-  const rows: Row[] = []
-  for (let from = 0; from < orderIds.length; from += NAMES_PER_SELECT) {
-    const some = orderIds.slice(from, from + NAMES_PER_SELECT)
-    rows.push(
-      ...(await reader.all(sql`
-        select order_id from stock_order where state in ('held', 'allocated') and order_id in ${list(some)}`)),
-    )
-  }
-  return rows.map(({ order_id }) => String(order_id))
 }

@@ -8,7 +8,7 @@ import type { Log } from '@shopsphere/runtime/log'
 import { decodeCursor, page, pageOf, pageQuery } from '@shopsphere/runtime/pages'
 import { type ProblemError, problem, problemAnswers } from '@shopsphere/runtime/problem'
 import { lineOf, productCode } from '../fields.ts'
-import { body, json, signedIn } from '../route-parts.ts'
+import { body, json, signedIn, signedInOrNot } from '../route-parts.ts'
 import { receive, writeOff } from './corrections.ts'
 import { findStock, findStocks, listLedger, listStock, type Stock } from './queries.ts'
 import { availabilityOf, type SkuUnits, unitsBySku, unitsOf } from './stock.ts'
@@ -43,8 +43,6 @@ const ledgerEntry = z
   })
   .openapi('StockLedgerEntry')
 
-/** A token is welcome and not needed. */
-const signedInOrNot: Record<string, string[]>[] = [{ bearer: [] }, {}]
 const tags = ['inventory']
 const bySku = { params: z.object({ sku: productCode }) }
 const staffOnly = requireRole('merchant', 'operator')

@@ -9,7 +9,6 @@ import {
   type Bus,
   type Clock,
   type DataOf,
-  type EventType,
   type HandlerContext,
   type OutsideContext,
   PermanentError,
@@ -137,8 +136,8 @@ export function hear(options: HandlerOptions): void {
     async handle({ orderId, reason }, context, voided) {
       const command = { type: 'call_off', reason, voided, refundId: newId('rfd') } as const
       const { state } = await books.apply(context, orderId, command, context.message.id)
-      // Authorised at this very moment, over the API.
-      for (const { attempt } of state.attempts.filter(isAuthorized)) {
+      // What was asked for or confirmed over the API at this very moment.
+      for (const { attempt } of state.attempts) {
         if (!askOf(state, attempt, now())) continue
         context.publish(paymentDecisionDue, { orderId, paymentId: state.order!.paymentId, attempt })
       }
@@ -147,8 +146,7 @@ export function hear(options: HandlerOptions): void {
 
   bus.subscribe(returnReceived, async ({ orderId, returnId, lines }, context) => {
     const request = { refundId: newId('rfd'), returnId, reason: 'return', requestedBy: null, of: { lines } } as const
-    const { state } = await books.apply(context, orderId, { type: 'request_refund', ...request }, context.message.id)
-    if (!state.order) throw new Error(`goods of ${orderId} came back, but order.placed has not arrived here`)
+    await books.apply(context, orderId, { type: 'request_refund', ...request }, context.message.id)
   })
 
   const settleRefund = refunding(options, load)
@@ -227,7 +225,7 @@ function subscribeToCaptures({ bus, books, provider }: HandlerOptions, load: Loa
       if (part) await books.apply(context, orderId, { type: 'capture', shipmentId, ...part }, context.message.id)
     },
   }
-  bus.subscribe(shipmentDispatched as EventType<DataOf<typeof shipmentDispatched>>, captureShipment)
+  bus.subscribe(shipmentDispatched, captureShipment)
 
   bus.subscribe(paymentCaptureDue, {
     async outside({ orderId }, context): Promise<Part | null> {

@@ -307,7 +307,8 @@ function decideOpen(state: PaymentState, order: Commands['open']): PaymentEvent[
     order.lines.map(({ quantity, unitPence }) => quantity * unitPence),
   )
   const lines = order.lines.map(({ lineNo, quantity }, index) => ({ lineNo, quantity, pence: pence[index]! }))
-  return [fact('opened', { paymentId, customerId, totalPence, lines, paymentMethod, placedAt })]
+  const opened = fact('opened', { paymentId, customerId, totalPence, lines, paymentMethod, placedAt })
+  return state.off === null ? [opened] : [opened, fact('attempt_closed', { attempt: 1 })]
 }
 
 function decideReserve(state: PaymentState, command: Commands['reserve']): PaymentEvent[] {
@@ -413,6 +414,7 @@ function decideCapture(state: PaymentState, { shipmentId, pence, lines }: Comman
 
 function decideRefund(state: PaymentState, request: RefundRequest): PaymentEvent[] {
   const { refundId, returnId, reason, requestedBy, of } = request
+  if (!state.order) throw new PaymentContradiction('The order is not known here yet.')
   const isKnown = state.refunds.some((one) => one.refundId === refundId || isOfReturn(one, returnId))
   if (isKnown) return []
   const { pence, lines } = typeof of === 'number' ? { pence: of, lines: [] } : priceOf(state, of.lines, reason)

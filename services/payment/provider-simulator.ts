@@ -85,13 +85,17 @@ export function createProviderSimulator(options: ProviderSimulatorOptions): Prov
   const { store, clock, random, newId, delayMs, deliver, onMovement = () => {} } = options
   let { failureRate } = options
   let secret: Promise<Uint8Array> | undefined
+  const webhookSecret = () => {
+    secret ??= readSecret(store)
+    return secret
+  }
   const laterMs = Math.max(LATER_MS, delayMs)
 
   const sender: WebhookSender = createWebhookSender({
     store,
     clock,
     deliver,
-    secret: () => (secret ??= readSecret(store)),
+    secret: webhookSecret,
     isSentTwice: () => random() < failureRate,
   })
 
@@ -281,7 +285,7 @@ export function createProviderSimulator(options: ProviderSimulatorOptions): Prov
     refund: (request, signal) => called(signal, () => refund(request)),
     retrieveRefund: ({ providerRefundId }, signal) => called(signal, () => retrieveRefund(providerRefundId)),
     async readNotice(body, headers) {
-      const noticeId = verifyWebhook(await (secret ??= readSecret(store)), { headers, body, nowMs: clock.now() })
+      const noticeId = verifyWebhook(await webhookSecret(), { headers, body, nowMs: clock.now() })
       if (noticeId === null) throw new ForgedNotice('the signature does not hold over these bytes at this time')
       return noticeOf(noticeId, body)
     },

@@ -1,15 +1,6 @@
 /** The tables of payment beside the streams. */
 import { aggregate, type Reader, sql, type Tx } from '@shopsphere/bus'
-import {
-  type Command,
-  decide,
-  evolve,
-  initial,
-  type PaymentEvent,
-  type PaymentState,
-  refundablePence,
-  uncapturedPence,
-} from './payment.ts'
+import { type Command, decide, evolve, initial, type PaymentEvent, type PaymentState } from './payment.ts'
 import type { ProviderNotice } from './provider.ts'
 
 /** The money of each order, by the order's id. */
@@ -138,65 +129,4 @@ export async function findNotice(reader: Reader, noticeId: string): Promise<Prov
 
 export async function noticeIsWorked(tx: Tx, noticeId: string, at: number): Promise<void> {
   await tx.run(sql`update provider_notice set worked_at = ${at} where notice_id = ${noticeId}`)
-}
-
-// --- for the auditor ---
-
-const STREAMS_PER_PAGE = 500
-
-/** A sentence for each payment that breaks I1, and for totals that are not the sum of the payments. */
-export async function findPaymentViolations(reader: Reader): Promise<string[]> {
-  const found: string[] = []
-  const sum = { chargedPence: 0, refundedPence: 0 }
-  for await (const { orderId, state } of allPayments(reader)) {
-    sum.chargedPence += state.capturedPence
-    sum.refundedPence += state.refundedPence
-    found.push(...contradictions(orderId, state))
-  }
-  const totals = await readTotals(reader)
-  if (totals.chargedPence !== sum.chargedPence || totals.refundedPence !== sum.refundedPence) {
-    found.push(
-      `I1: the totals say ${totals.chargedPence} charged and ${totals.refundedPence} refunded, the payments ${sum.chargedPence} and ${sum.refundedPence}`,
-    )
-  }
-  return found
-}
-
-function contradictions(orderId: string, state: PaymentState): string[] {
-  const { order, capturedPence, refundedPence, setAsidePence, lines } = state
-  const found: string[] = []
-  const totalPence = order?.totalPence ?? 0
-  const net = capturedPence - refundedPence
-  if (net < 0 || net > totalPence)
-    found.push(`I1: ${orderId} captured ${capturedPence} and refunded ${refundedPence} of ${totalPence} pence`)
-  if (refundablePence(state) < 0)
-    found.push(`I1: ${orderId} has ${setAsidePence} pence to go back and only ${net} of them left`)
-  if (uncapturedPence(state) < 0) found.push(`I1: ${orderId} captured more than was authorised`)
-  for (const line of lines) {
-    const lineNet = line.capturedPence - line.refundedPence
-    if (lineNet < 0 || lineNet > line.pence)
-      found.push(
-        `I1: ${orderId} line ${line.lineNo} captured ${line.capturedPence} and refunded ${line.refundedPence} of ${line.pence} pence`,
-      )
-  }
-  const ofLines = lines.reduce((total, line) => total + line.capturedPence, 0)
-  if (ofLines !== capturedPence) found.push(`I1: ${orderId} captured ${capturedPence} pence, its lines ${ofLines}`)
-  return found
-}
-
-/** Every payment, in pages. */
-export async function* allPayments(reader: Reader): AsyncGenerator<{ orderId: string; state: PaymentState }> {
-  const prefix = payments.stream('')
-  let after = prefix
-  for (;;) {
-    const rows = await reader.all<{ stream: string; state: string | null }>(sql`
-      select stream, state from bus_stream where stream > ${after} order by stream limit ${STREAMS_PER_PAGE}`)
-    for (const { stream, state } of rows) {
-      if (!stream.startsWith(prefix)) return
-      const orderId = stream.slice(prefix.length)
-      yield { orderId, state: state === null ? (await payments.load(reader, orderId)).state : JSON.parse(state) }
-    }
-    if (rows.length < STREAMS_PER_PAGE) return
-    after = rows.at(-1)!.stream
-  }
 }
