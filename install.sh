@@ -5,8 +5,7 @@ cd "$(dirname "$0")"
 stamp=node_modules/.installed
 if [ -f "$stamp" ] && cmp -s package-lock.json "$stamp"; then exit 0; fi
 echo 'Installing what is missing (once) ...' >&2
-# Not `npm ci`: it refuses a lock file that lacks the packages of platforms which this one's registry does not carry.
-if ! npm install --no-save --no-fund --no-audit --loglevel=error >&2; then
+if ! npm ci --no-fund --no-audit --loglevel=error >&2; then
   echo 'The packages could not be installed. Check the connection to your npm registry, then run the same command again.' >&2
   exit 1
 fi

@@ -135,6 +135,7 @@ export function createBus(options: BusOptions) {
     const registrations = registrationsOf(topic, handler)
     const name = settings.name ?? service
     let consumer = consumers.get(name)
+    consumer?.configure(settings)
     if (!consumer) {
       consumer = new Consumer({
         service,

@@ -174,6 +174,21 @@ export class Consumer {
     this.name = options.name
   }
 
+  /** Another handler joins, with settings of its own: they hold for the whole subscription. Throws `invalid_argument`. */
+  configure(settings: SubscribeOptions): void {
+    const { settings: known } = this.options
+    for (const [key, value] of Object.entries(settings) as [keyof SubscribeOptions, unknown][]) {
+      if (known[key] !== undefined && JSON.stringify(known[key]) !== JSON.stringify(value)) {
+        const both = `${JSON.stringify(known[key])} and ${JSON.stringify(value)}`
+        throw new BusError(
+          'invalid_argument',
+          `subscription '${this.name}' was given ${both} as ${key}: say it once, or name another subscription`,
+        )
+      }
+    }
+    this.options.settings = { ...known, ...settings }
+  }
+
   add(registration: Registration): void {
     this.registrations.push(registration)
     this.byType.clear()

@@ -426,6 +426,9 @@ class SqliteTransport implements Transport {
         now - this.retentionMs,
       )
     })
+    // One chunk at a time, so that nobody waits long; as many as it takes, or a busy log would outgrow its trimming.
+    const after = statements.oldest.get() as { position: number } | undefined
+    if (oldest && after && after.position > oldest.position) setImmediate(() => this.attempt(() => this.trim()))
   }
 }
 
