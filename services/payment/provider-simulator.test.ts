@@ -6,7 +6,12 @@ import { type ChargeAnswer, ForgedNotice, ProviderUnreachable } from './provider
 import { createProviderSimulator, type Movement } from './provider-simulator.ts'
 
 /** A provider that keeps its own books, and a shop that takes webhooks as long as `isUp`. */
-async function openProvider({ failureRate = 0, delayMs = 0, store = sqliteStore(':memory:'), isUp = () => true } = {}) {
+async function openProvider({
+  failureRate = 0,
+  delayMs = 0,
+  store = sqliteStore(':memory:'),
+  isUp = (): boolean => true,
+} = {}) {
   const clock = virtualClock()
   const random = seededRandom(7)
   const makeId = idMaker(clock, random)

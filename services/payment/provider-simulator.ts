@@ -181,9 +181,9 @@ export function createProviderSimulator(options: ProviderSimulatorOptions): Prov
       if (!found) return undefined
       const before = { ...found, status: statusNow(found, clock.now()) }
       const status = await work(before, tx)
-      await tx.run(sql`
-        update provider_charge set status = ${status}, decided_at = null where charge_id = ${chargeId}`)
-      return { ...before, status, decided_at: null }
+      if (status !== found.status)
+        await tx.run(sql`update provider_charge set status = ${status} where charge_id = ${chargeId}`)
+      return { ...before, status }
     })
     sender.plan()
     return row
@@ -212,6 +212,7 @@ export function createProviderSimulator(options: ProviderSimulatorOptions): Prov
   async function capture({ key, chargeId, pence }: Parameters<PaymentProvider['capture']>[0]): Promise<CaptureAnswer> {
     const row = isRemembered(chargeId) ? await store.read((reader) => chargeIn(reader, chargeId)) : undefined
     if (row?.habit === 'capture_fails') return { status: 'refused', reason: 'authorization_expired' }
+    if (row?.status === 'voided') return { status: 'refused', reason: 'charge_voided' }
     onMovement({ kind: 'capture', key, pence })
     if (row && isDisputed(row.habit)) await dispute(row, pence)
     return { status: 'captured' }
