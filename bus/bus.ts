@@ -12,7 +12,7 @@ import {
   type SubscriptionStatus,
 } from './consumer.ts'
 import { DeadLetters } from './dead-letters.ts'
-import { BusError } from './errors.ts'
+import { BusError, UnavailableError } from './errors.ts'
 import type { DataOf, EventType } from './event.ts'
 import { InboxSweeper } from './inbox.ts'
 import { type Limits, limitsWith } from './limits.ts'
@@ -79,7 +79,7 @@ export function createBus(options: BusOptions) {
   const onStep = options.onStep ?? (() => {})
   const limits = limitsWith(options.limits)
   const newId = idMaker(clock, random)
-  const compose = { service, clock, newId, codec, limits }
+  const compose = { service, clock, newId, codec, limits, refuseWhenFull }
   const events = new Map<string, EventType>()
   const consumers = new Map<string, Consumer>()
   let state: 'new' | 'started' | 'closed' = 'new'
@@ -89,8 +89,18 @@ export function createBus(options: BusOptions) {
 
   const onFailure = (error: unknown) =>
     log.warn({ err: error }, 'the outbox could not be relayed; it is kept and tried again')
-  const relay = new Relay({ store, transport, clock, limits, onStep, onFailure })
-  const timers = new Timers({ store, clock, limits, compose, log, onCommit: () => relay.wake() })
+  const onSent = (count: number) => {
+    waitingInOutbox = Math.max(0, waitingInOutbox - count)
+  }
+  const relay = new Relay({ store, transport, clock, limits, onStep, onFailure, onSent })
+  const timers = new Timers({
+    store,
+    clock,
+    limits,
+    compose,
+    log,
+    onCommit: (published) => committed(published, Number.POSITIVE_INFINITY),
+  })
   const inbox = new InboxSweeper({ store, clock, limits, log })
   const deadLetters = new DeadLetters({
     service,
@@ -111,6 +121,7 @@ export function createBus(options: BusOptions) {
   }
 
   function committed(published: number, nextDueAt: number): void {
+    waitingInOutbox += published
     if (published > 0 && state === 'started') relay.wake()
     timers.expect(nextDueAt)
   }
@@ -161,21 +172,24 @@ export function createBus(options: BusOptions) {
     }
   }
 
-  function refuseWhenClosedOrFull(): void {
+  function refuseWhenClosed(): void {
     if (state === 'closed') throw new BusError('bus_closed', `the bus of ${service} is closed`)
-    if (waitingInOutbox > limits.outboxMessagesMax) {
-      throw new BusError(
-        'outbox_full',
-        `${waitingInOutbox} messages wait in the outbox of ${service}: bring the broker back, then try again`,
-      )
-    }
+  }
+
+  /** Handlers wait for room, routes hear of it: nothing that was accepted is dropped. */
+  function refuseWhenFull(count: number): void {
+    if (waitingInOutbox + count <= limits.outboxMessagesMax) return
+    throw new UnavailableError(
+      'outbox_full',
+      `${waitingInOutbox} messages wait in the outbox of ${service}: bring the broker back, then try again`,
+    )
   }
 
   async function transaction<T>(
     work: (context: TransactionContext) => MaybePromise<T>,
     origin: Origin = {},
   ): Promise<T> {
-    refuseWhenClosedOrFull()
+    refuseWhenClosed()
     let publications!: Publications
     const result = await store.transaction(async (tx) => {
       publications = new Publications(compose)
@@ -196,7 +210,7 @@ export function createBus(options: BusOptions) {
     data: NoInfer<Data>,
     settings: PublishOptions & Origin = {},
   ): Promise<string> {
-    refuseWhenClosedOrFull()
+    refuseWhenClosed()
     const id = alone.publishFrom(settings)(event, data, settings)
     writing ??= writeAlone()
     await writing
@@ -337,7 +351,13 @@ export function createBus(options: BusOptions) {
     close(): Promise<void> {
       closing ??= (async () => {
         await starting?.catch(() => {})
-        const done = Promise.all([...consumers.values()].map((consumer) => consumer.stop()))
+        const done = (async () => {
+          await Promise.all([...consumers.values()].map((consumer) => consumer.stop()))
+          state = 'closed'
+          await timers.stop()
+          await relay.stop()
+          await inbox.stop()
+        })()
         let timer: { cancel(): void } | undefined
         const late = new Promise<void>((resolve) => {
           timer = clock.after(limits.closeTimeoutMs, () => {
@@ -351,9 +371,6 @@ export function createBus(options: BusOptions) {
         await Promise.race([done, late])
         timer?.cancel()
         state = 'closed'
-        await timers.stop()
-        await relay.stop()
-        await inbox.stop()
       })()
       return closing
     },

@@ -28,7 +28,7 @@ import { type ComposeContext, headersText, Publications, type Publish, type Stor
 import { matches } from './routing.ts'
 import { list, sql } from './sql.ts'
 import type { MaybePromise, Reader, Store, Tx } from './store.ts'
-import type { Backlog, Binding, Delivery, Transport, Consumer as TransportConsumer } from './transport.ts'
+import type { Backlog, Binding, Delivery, Lease, Transport, Consumer as TransportConsumer } from './transport.ts'
 
 /** The points at which a process may die; `onStep` lets a test kill it there. */
 export const steps = ['receive', 'begin', 'effect', 'inbox', 'outbox', 'commit', 'ack', 'relay', 'mark'] as const
@@ -139,7 +139,6 @@ export type SubscriptionStatus = Backlog & {
 }
 
 const UNAVAILABLE_RETRY_MS = 250
-const DUE_MAX = 200
 /** Beyond the handler's own time, before another process may take up a claimed retry. */
 const CLAIM_MARGIN_MS = 5_000
 /** How many decoded messages… are remembered is up to the garbage collector: they live as long as the broker's copy. */
@@ -160,6 +159,8 @@ export class Consumer {
   private running = 0
   private pumping = false
   private inHand = 0
+  private deferredInHand = 0
+  private holding = false
   private due: { timer: Timer; at: number } | undefined
   private claiming: Promise<void> | undefined
   private sweeper: Timer | undefined
@@ -279,8 +280,15 @@ export class Consumer {
       lane = { queue: [], busy: false }
       this.lanes.set(work.lane, lane)
     }
-    lane.queue.push(work)
-    if (lane.queue.length === 1) this.offer(work.lane, lane)
+    if (work.deferred) {
+      // Older than whatever the broker still delivers of this key.
+      this.deferredInHand += 1
+      const place = lane.queue.findIndex((other) => !other.deferred)
+      lane.queue.splice(place < 0 ? lane.queue.length : place, 0, work)
+    } else {
+      lane.queue.push(work)
+    }
+    if (lane.queue.length === 1 || work.deferred) this.offer(work.lane, lane)
   }
 
   /** Puts an idle lane where its first message belongs. */
@@ -292,14 +300,18 @@ export class Consumer {
   }
 
   private revoke(lease: { shard: number; epoch: number }): void {
+    const isLost = ({ delivery }: Work) => delivery?.lease.shard === lease.shard && delivery.lease.epoch === lease.epoch
     for (const [key, lane] of this.lanes) {
-      const kept = lane.queue.filter(
-        (work) => work.delivery?.lease.shard !== lease.shard || work.delivery.lease.epoch !== lease.epoch,
-      )
+      const kept = lane.queue.filter((work) => !isLost(work))
+      if (kept.length === lane.queue.length) continue
       this.inHand -= lane.queue.length - kept.length
       lane.queue = kept
-      if (kept.length === 0 && !lane.busy) this.lanes.delete(key)
+      if (kept.length > 0) this.offer(key, lane)
+      else if (!lane.busy) this.lanes.delete(key)
     }
+    const lost = this.brought.filter(isLost)
+    this.brought = this.brought.filter((work) => !isLost(work))
+    this.letGo(lost)
   }
 
   /** In the next turn of the event loop, so that what arrives or comes back together makes one batch. */
@@ -315,7 +327,7 @@ export class Consumer {
   private pump(): void {
     const { settings, limits, store } = this.options
     const concurrency = settings.concurrency ?? limits.concurrency
-    while (!this.stopping && this.outsideRunning < concurrency) {
+    while (!this.stopping && !this.holding && this.outsideRunning < concurrency) {
       const work = this.takeFirst(this.readyOutside)
       if (!work) break
       this.outsideRunning += 1
@@ -325,35 +337,68 @@ export class Consumer {
     const batchesMax = store.dialect === 'sqlite' ? 1 : concurrency
     while (this.running < batchesMax) {
       const batch = this.nextBatch()
-      if (batch.length === 0) return
+      if (batch.length === 0) break
       this.running += 1
-      void this.run(batch).finally(() => this.finished(batch))
+      void this.run(batch).then((unfinished) => this.finished(batch, unfinished))
     }
+    if (this.stopping && !this.isWorking) this.stopped?.()
   }
 
-  /** C2. */
+  /** C2. Where what it needs is away, it waits and tries again, which is no attempt (C9); only its own key waits. */
   private async bring(work: Work): Promise<void> {
-    try {
+    for (;;) {
       await this.reachOutside(work)
-    } finally {
-      this.outsideRunning -= 1
-      this.brought.push(work)
-      this.pumpSoon()
+      if (!(work.outsideError instanceof UnavailableError)) break
+      this.options.log.warn({ subscription: this.name, messageId: work.wire.id }, work.outsideError.message)
+      await this.unavailablePause()
+      if (this.stopping) break
     }
+    this.outsideRunning -= 1
+    if (!(work.outsideError instanceof UnavailableError)) this.brought.push(work)
+    this.pumpSoon()
   }
 
-  private finished(batch: Work[]): void {
+  private unavailablePause(): Promise<void> {
+    return new Promise((resolve) => {
+      this.options.clock.after(UNAVAILABLE_RETRY_MS, resolve)
+    })
+  }
+
+  /** `unfinished` stood in the batch and begins anew. */
+  private finished(batch: Work[], unfinished: Work[]): void {
     this.running -= 1
-    this.inHand -= batch.length
-    for (const work of batch) {
+    for (const work of unfinished.toReversed()) {
+      this.lanes.get(work.lane)?.queue.unshift(work)
+      this.inHand += 1
+      if (work.deferred) this.deferredInHand += 1
+    }
+    this.letGo(batch)
+    if (batch.some((work) => work.deferred)) void this.planDue()
+    this.pump()
+  }
+
+  /** These are in hand no more, and the next of their keys may go on. */
+  private letGo(works: readonly Work[]): void {
+    this.inHand -= works.length
+    for (const work of works) {
+      if (work.deferred) this.deferredInHand -= 1
       const lane = this.lanes.get(work.lane)
       if (!lane?.busy) continue
       lane.busy = false
       if (lane.queue.length > 0) this.offer(work.lane, lane)
       else this.lanes.delete(work.lane)
     }
-    if (this.stopping && !this.isWorking) this.stopped?.()
-    else this.pump()
+  }
+
+  /** The deferred table is full: for a moment only what can make room in it is worked on. */
+  private hold(): void {
+    if (this.holding) return
+    this.holding = true
+    this.options.clock.after(UNAVAILABLE_RETRY_MS, () => {
+      this.holding = false
+      for (const [key, lane] of this.lanes) this.offer(key, lane)
+      this.pump()
+    })
   }
 
   /** Something has begun and is not committed. */
@@ -375,7 +420,7 @@ export class Consumer {
         this.ready.take()
         continue
       }
-      if (first.delivery?.redelivered) {
+      if (first.delivery?.redelivered && !this.holding) {
         if (batch.length > 0) break
         return [this.takeFirst(this.ready)!]
       }
@@ -384,15 +429,18 @@ export class Consumer {
       let taken = 0
       while (taken < room && taken < lane.queue.length && this.isPlain(lane.queue[taken]!)) taken += 1
       batch.push(...lane.queue.splice(0, taken))
-      lane.busy = true
+      lane.busy = taken > 0
     }
     return batch
   }
 
   private takeBrought(max: number): Work[] {
-    const failed = this.brought.findIndex((work) => work.outsideError !== undefined)
+    const failed = this.brought.findIndex((work) => work.outsideError !== undefined && !(this.holding && work.delivery))
     if (failed >= 0) return this.brought.splice(failed, 1)
-    return this.brought.splice(0, max)
+    if (!this.holding) return this.brought.splice(0, max)
+    const deferred = this.brought.filter((work) => work.deferred)
+    this.brought = this.brought.filter((work) => !work.deferred)
+    return deferred
   }
 
   private takeFirst(ready: Ready): Work | undefined {
@@ -406,6 +454,7 @@ export class Consumer {
   }
 
   private isPlain(work: Work): boolean {
+    if (this.holding && work.delivery) return false
     return !work.delivery?.redelivered && !this.reachesOutside(work)
   }
 
@@ -428,38 +477,49 @@ export class Consumer {
 
   // --- running a batch ---
 
-  private async run(batch: Work[]): Promise<void> {
+  /** Answers what has to begin anew. */
+  private async run(batch: Work[]): Promise<Work[]> {
+    const { log, onStep } = this.options
+    let rest = batch
     for (;;) {
       try {
-        await this.runOnce(batch)
+        await this.runOnce(rest)
         this.healthy = true
         break
       } catch (error) {
-        if (error instanceof BusError && error.code === 'fenced') {
-          this.options.log.warn({ subscription: this.name, count: batch.length }, error.message)
-          return // whoever took over does the work; nothing is acknowledged
+        if (error instanceof Fenced) {
+          // Whoever took over does that part of the work; the rest is still ours.
+          log.warn({ subscription: this.name, count: rest.length }, error.message)
+          rest = rest.filter(({ delivery }) => !delivery || !error.isLost(delivery.lease))
+          if (rest.length === 0) return []
+          continue
         }
-        if (!(error instanceof UnavailableError))
-          this.options.log.error(
-            { subscription: this.name, err: error },
-            'a batch failed in an unforeseen way; it is tried again',
-          )
-        else if (this.healthy) this.options.log.warn({ subscription: this.name }, error.message)
+        if (error instanceof UnavailableError) {
+          if (this.healthy) log.warn({ subscription: this.name }, error.message)
+        } else {
+          log.error({ subscription: this.name, err: error }, 'a batch failed in an unforeseen way; it is tried again')
+        }
         this.healthy = false // C9
-        await new Promise<void>((resolve) => this.options.clock.after(UNAVAILABLE_RETRY_MS, resolve))
-        if (this.stopping) return
+        if (error instanceof BusError && error.code === 'backlog_full') {
+          this.hold()
+          return rest
+        }
+        await this.unavailablePause()
+        if (this.stopping) return []
+        for (const work of rest) if (!work.delivery?.redelivered && !work.answers) await this.reachOutside(work)
       }
     }
     const deliveries: Delivery[] = []
-    for (const work of batch) if (work.delivery) deliveries.push(work.delivery)
+    for (const work of rest) if (work.delivery) deliveries.push(work.delivery)
     if (deliveries.length > 0) this.source?.ack(deliveries) // C4
-    this.options.onStep('ack')
+    onStep('ack')
+    return []
   }
 
   private async runOnce(batch: Work[]): Promise<void> {
     const first = batch[0]!
     if (first.delivery?.redelivered) {
-      if (!(await this.countBefore(first))) return
+      if (first.guardedAttempt === 0 && !(await this.countBefore(first))) return
       await this.reachOutside(first)
     }
     if (batch.length > 1) {
@@ -467,7 +527,7 @@ export class Consumer {
         await this.commit(batch, 'together')
         return
       } catch (error) {
-        if (error instanceof UnavailableError || (error instanceof BusError && error.code === 'fenced')) throw error
+        if (error instanceof UnavailableError || error instanceof Fenced) throw error
       }
     }
     await this.commit(batch, 'apart')
@@ -489,7 +549,7 @@ export class Consumer {
     onStep('commit')
     for (const { work, error } of outcome.failures) this.report(work, error)
     onCommit(outcome.publications.count, outcome.publications.nextDueAt)
-    if (outcome.failures.length > 0 || batch.some((work) => work.deferred)) void this.planDue()
+    if (outcome.failures.length > 0) void this.planDue()
   }
 
   /** The batch's transaction. With `handlerBegins` all together: it is called before each handler; without, apart. */
@@ -656,9 +716,9 @@ export class Consumer {
     const attemptsMax = settings.attemptsMax ?? limits.attemptsMax
     const outcome = await store.transaction(async (tx) => {
       if ((await this.isKnown(tx, work)) === 'handled') return 'handled'
-      // The process that died with it counts as the first attempt.
+      // The process that died may have died of it: that counts as the first attempt, where there is more than one.
       const row = await tx.get<{ attempts: number }>(sql`
-        insert into bus_attempt (subscription, id, attempts) values (${this.name}, ${work.wire.id}, 2)
+        insert into bus_attempt (subscription, id, attempts) values (${this.name}, ${work.wire.id}, ${Math.min(2, attemptsMax)})
         on conflict (subscription, id) do update set attempts = bus_attempt.attempts + 1 returning attempts`)
       work.guardedAttempt = Number(row!.attempts)
       if (work.guardedAttempt <= attemptsMax) return 'run'
@@ -680,28 +740,23 @@ export class Consumer {
 
   /** C8. */
   private async refuseFenced(tx: Tx, batch: Work[]): Promise<void> {
-    const epochs = new Map<number, number>()
-    for (const { delivery } of batch) {
-      if (!delivery) continue
-      const { shard, epoch } = delivery.lease
-      const seen = epochs.get(shard)
-      if (seen === undefined || epoch > seen) epochs.set(shard, epoch)
-    }
-    for (const [shard, epoch] of epochs) {
+    const leases = new Map<string, Lease>()
+    for (const { delivery } of batch) if (delivery) leases.set(leaseName(delivery.lease), delivery.lease)
+    const lost = new Set<string>()
+    for (const [name, { shard, epoch }] of leases) {
       const known = await tx.get<{ epoch: number }>(
         sql`select epoch from bus_fence where subscription = ${this.name} and shard = ${shard}`,
       )
       if (known && Number(known.epoch) === epoch) continue
       if (known && Number(known.epoch) > epoch) {
-        throw new BusError(
-          'fenced',
-          `'${this.name}' lost its lease on shard ${shard} (epoch ${epoch}, now ${known.epoch}): what it was doing is left to the process that took over`,
-        )
+        lost.add(name)
+        continue
       }
       await tx.run(sql`
         insert into bus_fence (subscription, shard, epoch) values (${this.name}, ${shard}, ${epoch})
         on conflict (subscription, shard) do update set epoch = excluded.epoch`)
     }
+    if (lost.size > 0) throw new Fenced(this.name, lost)
   }
 
   private async markInbox(tx: Tx, batch: Work[]): Promise<Set<Work>> {
@@ -739,7 +794,11 @@ export class Consumer {
   /** The next message of a key, if one waits, is due now. */
   private async releaseNext(tx: Tx, lane: string, blocked: Set<string>): Promise<void> {
     const released = await tx.run(nextOfKeyIsDue(this.name, lane, this.options.clock.now()))
-    if (released === 0) blocked.delete(lane)
+    if (released > 0) return
+    const other = await tx.get(
+      sql`select 1 as one from bus_deferred where subscription = ${this.name} and message_key = ${lane} limit 1`,
+    )
+    if (!other) blocked.delete(lane)
   }
 
   private async defer(tx: Tx, work: Work, attempts: number, dueAt: number | null, reason: string): Promise<void> {
@@ -766,7 +825,7 @@ export class Consumer {
     const bounds = await tx.get<{ low: number | null; high: number | null }>(
       sql`select min(position) as low, max(position) as high from bus_deferred`,
     )
-    if (!bounds?.high || Number(bounds.high) - Number(bounds.low) < max) return
+    if (!bounds?.high || Number(bounds.high) - Number(bounds.low) + 1 < max) return
     const count = await tx.get<{ count: number }>(
       sql`select count(*) as count from bus_deferred where subscription = ${this.name}`,
     )
@@ -858,7 +917,7 @@ export class Consumer {
 
   /** Sets the clock for the next due row; somebody may have changed it from outside (a redrive, another process). */
   async planDue(): Promise<void> {
-    if (this.stopping) return
+    if (this.stopping || this.claimRoom <= 0) return // what is in hand plans anew when it is done
     try {
       const row = await this.options.store.read((reader) =>
         reader.get<{ at: number | null }>(sql`
@@ -896,16 +955,26 @@ export class Consumer {
       })
   }
 
+  /** As many as can begin at once: a claim that waited in a queue would run out before its work began. */
+  private get claimRoom(): number {
+    const { settings, limits } = this.options
+    const reachOutside = this.registrations.some(({ handler }) => typeof handler !== 'function')
+    const max = reachOutside ? (settings.concurrency ?? limits.concurrency) : limits.batchMax
+    return max - this.deferredInHand
+  }
+
   private async claimDue(): Promise<void> {
     const { store, clock, settings, limits } = this.options
     const claimMs = (settings.handlerTimeoutMs ?? limits.handlerTimeoutMs) + CLAIM_MARGIN_MS
+    const room = this.claimRoom
+    if (room <= 0) return
     const rows = await store.transaction(async (tx) => {
       const now = clock.now()
       return tx.all<StoredMessage & { position: number; message_key: string; attempts: number }>(sql`
         update bus_deferred set attempts = attempts + 1, claimed_until = ${now + claimMs}
         where position in (
           select position from bus_deferred
-          where subscription = ${this.name} and due_at <= ${now} and claimed_until <= ${now} order by due_at limit ${DUE_MAX})
+          where subscription = ${this.name} and due_at <= ${now} and claimed_until <= ${now} order by due_at limit ${room})
         returning position, id, type, message_key, headers, body, attempts`)
     })
     for (const row of rows) {
@@ -959,7 +1028,8 @@ export class Consumer {
 export function nextOfKeyIsDue(subscription: string, key: string, now: number) {
   return sql`
     update bus_deferred set due_at = ${now}, claimed_until = 0
-    where position = (select min(position) from bus_deferred where subscription = ${subscription} and message_key = ${key})`
+    where position = (select min(position) from bus_deferred where subscription = ${subscription} and message_key = ${key})
+      and due_at is null`
 }
 
 /** Keys of lanes, first in, first out. */
@@ -987,6 +1057,26 @@ class Ready {
       this.head = 0
     }
     return key
+  }
+}
+
+const leaseName = ({ shard, epoch }: Lease) => `${shard}/${epoch}`
+
+/** Some of a batch's leases belong to others by now. */
+class Fenced extends BusError {
+  private readonly lost: ReadonlySet<string>
+
+  constructor(subscription: string, lost: ReadonlySet<string>) {
+    const which = [...lost].join(', ')
+    super(
+      'fenced',
+      `'${subscription}' lost its lease (shard/epoch ${which}): what it was doing there is left to the process that took over`,
+    )
+    this.lost = lost
+  }
+
+  isLost(lease: Lease): boolean {
+    return this.lost.has(leaseName(lease))
   }
 }
 

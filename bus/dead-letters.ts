@@ -214,7 +214,7 @@ export class DeadLetters {
       const body = compose.codec.encode(edited)
       await tx.run(sql`update bus_dead_letter set body = ${body} where id = ${id}`)
       await tx.run(sql`
-        update bus_deferred set body = ${body} where subscription = ${letter.subscription} and id = ${letter.message_id}`)
+        update bus_deferred set body = ${body} where subscription = ${letter.subscription} and message_key = ${letter.message_key} and id = ${letter.message_id}`)
       await this.record(tx, id, 'edit', { by, why }, String(letter.body))
     })
     await this.redrive(id, { by, why })
@@ -230,7 +230,7 @@ export class DeadLetters {
       await this.record(tx, id, 'discard', { by, why }, '')
       if (letter.parks) {
         await tx.run(
-          sql`delete from bus_deferred where subscription = ${letter.subscription} and id = ${letter.message_id}`,
+          sql`delete from bus_deferred where subscription = ${letter.subscription} and message_key = ${letter.message_key} and id = ${letter.message_id}`,
         )
         await tx.run(nextOfKeyIsDue(letter.subscription, letter.message_key, compose.clock.now()))
       }
@@ -257,7 +257,7 @@ export class DeadLetters {
     const revived = letter.parks
       ? await tx.run(sql`
           update bus_deferred set due_at = ${dueAt}, attempts = 0, claimed_until = 0
-          where subscription = ${letter.subscription} and id = ${letter.message_id}`)
+          where subscription = ${letter.subscription} and message_key = ${letter.message_key} and id = ${letter.message_id}`)
       : 0
     if (revived > 0) return
     const { subscription, message_key, type, headers, body } = letter

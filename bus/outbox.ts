@@ -41,13 +41,18 @@ export type ComposeContext = {
   readonly newId: () => string
   readonly codec: Codec
   readonly limits: Limits
+  /** Throws UnavailableError `outbox_full` where so many more messages have no room. */
+  readonly refuseWhenFull: (count: number) => void
 }
+
+type PublicationsMark = { readonly rows: number; readonly timers: readonly Row[] }
 
 /** The publications of one transaction. */
 export class Publications {
   private readonly context: ComposeContext
   private readonly rows: Row[] = []
-  private readonly timers: Row[] = []
+  /** Replaced and never changed in place, so that `mark` can keep it. */
+  private timers: readonly Row[] = []
   /** The earliest time at which one of the timers is due. */
   nextDueAt = Number.POSITIVE_INFINITY
 
@@ -65,14 +70,14 @@ export class Publications {
   }
 
   /** Where `backTo` goes back to. */
-  mark(): { rows: number; timers: number } {
-    return { rows: this.rows.length, timers: this.timers.length }
+  mark(): PublicationsMark {
+    return { rows: this.rows.length, timers: this.timers }
   }
 
   /** Undoes what was published since `mark()`: its savepoint was rolled back. */
-  backTo(mark: { rows: number; timers: number }): void {
+  backTo(mark: PublicationsMark): void {
     this.rows.length = mark.rows
-    this.timers.length = mark.timers
+    this.timers = mark.timers
   }
 
   /** With `tx`, publishing is over when that is: a handler that comes late cannot publish in another's name. */
@@ -94,7 +99,7 @@ export class Publications {
       }
       const timerId = options.id ?? messageId
       const { id: _, at: __, ...rest } = row
-      this.timers.push({ id: timerId, due_at: dueAt, message_id: messageId, ...rest })
+      this.timers = [...this.timers, { id: timerId, due_at: dueAt, message_id: messageId, ...rest }]
       this.nextDueAt = Math.min(this.nextDueAt, dueAt)
       return timerId
     }
@@ -102,13 +107,13 @@ export class Publications {
 
   /** Calls off a later publication, planned in this transaction or before; nothing happens where there is none. */
   async cancel(tx: Tx, id: string): Promise<void> {
-    const planned = this.timers.findIndex((timer) => timer.id === id)
-    if (planned >= 0) this.timers.splice(planned, 1)
+    this.timers = this.timers.filter((timer) => timer.id !== id)
     await tx.run(sql`delete from bus_timer where id = ${id}`)
   }
 
-  /** Writes everything; the last thing before the commit. */
+  /** Writes everything; the last thing before the commit. Throws UnavailableError `outbox_full`. */
   async write(tx: Tx): Promise<void> {
+    if (this.rows.length > 0) this.context.refuseWhenFull(this.rows.length)
     for (const timer of this.timers) {
       await tx.run(sql`
         insert into bus_timer (id, due_at, message_id, type, message_key, headers, body)

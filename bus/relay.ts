@@ -27,6 +27,8 @@ export type RelayOptions = {
   limits: Limits
   onStep: (step: Step) => void
   onFailure: (error: unknown) => void
+  /** The broker has confirmed so many more. */
+  onSent: (count: number) => void
 }
 
 export class Relay {
@@ -111,6 +113,7 @@ export class Relay {
     await transport.publish(rows.map(toWire)) // R1: awaited before the next batch is read
     onStep('relay')
     this.sentTo = last.position
+    this.options.onSent(rows.length)
     this.markSoon()
     return rows.length === limits.relayBatchMax
   }

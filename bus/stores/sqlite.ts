@@ -116,18 +116,15 @@ async function commitTogether(connection: Connection, group: Job[]): Promise<voi
   try {
     translated(path, () => connection.begin.run())
     for (const job of group) {
-      const tx = new Transaction(connection)
-      if (!alone) connection.savepoint.run()
+      const tx = new Transaction(connection, alone ? 0 : 1)
+      if (!alone) connection.savepoint(1).begin.run()
       try {
         const value = job.work(tx)
         done.push({ job, value: value instanceof Promise ? await value : value })
-        if (!alone) connection.release.run()
+        if (!alone) connection.savepoint(1).release.run()
       } catch (error) {
         if (!database.isTransaction) throw error // S4
-        if (!alone) {
-          connection.rollbackTo.run()
-          connection.release.run()
-        }
+        if (!alone) connection.undo(1)
         job.reject(error)
       } finally {
         tx.end() // S3
@@ -147,15 +144,18 @@ const nextTurn = () => new Promise<void>((resolve) => setImmediate(resolve))
 
 const closedError = (path: string) => new BusError('bus_closed', `${path} is closed`)
 
+type Savepoint = { readonly begin: StatementSync; readonly release: StatementSync; readonly rollbackTo: StatementSync }
+
+/** Deeper than any savepoint of a handler's. */
+const INSERT_DEPTH = 1_000
+
 class Connection implements Reader {
   readonly path: string
   readonly database: DatabaseSync
   readonly begin: StatementSync
   readonly commit: StatementSync
   readonly rollback: StatementSync
-  readonly savepoint: StatementSync
-  readonly release: StatementSync
-  readonly rollbackTo: StatementSync
+  private readonly savepoints: Savepoint[] = []
   private readonly byTemplate = new WeakMap<TemplateStringsArray, StatementSync>()
   private readonly byText = new Map<string, StatementSync>()
 
@@ -165,9 +165,24 @@ class Connection implements Reader {
     this.begin = database.prepare('begin immediate')
     this.commit = database.prepare('commit')
     this.rollback = database.prepare('rollback')
-    this.savepoint = database.prepare('savepoint one')
-    this.release = database.prepare('release one')
-    this.rollbackTo = database.prepare('rollback to one')
+  }
+
+  /** By depth, so that one that was left open inside is never taken for the one outside. */
+  savepoint(depth: number): Savepoint {
+    const { database } = this
+    this.savepoints[depth] ??= {
+      begin: database.prepare(`savepoint depth_${depth}`),
+      release: database.prepare(`release depth_${depth}`),
+      rollbackTo: database.prepare(`rollback to depth_${depth}`),
+    }
+    return this.savepoints[depth]
+  }
+
+  /** Everything since the savepoint of this depth, and those inside it. */
+  undo(depth: number): void {
+    const { rollbackTo, release } = this.savepoint(depth)
+    rollbackTo.run()
+    release.run()
   }
 
   get<R>(query: Sql): R | undefined {
@@ -235,10 +250,11 @@ class Connection implements Reader {
       statement.run(...values)
       return true
     }
-    this.savepoint.run()
+    const { begin, release, rollbackTo } = this.savepoint(INSERT_DEPTH)
+    begin.run()
     const complete = Number(statement.run(...values).changes) === INSERT_ROWS
-    if (!complete) this.rollbackTo.run()
-    this.release.run()
+    if (!complete) rollbackTo.run()
+    release.run()
     return complete
   }
 
@@ -299,9 +315,12 @@ function insertText(table: string, columns: string[], rows: number, orIgnore: bo
 
 class Transaction implements Tx {
   private connection: Connection | undefined
+  private readonly depth: number
 
-  constructor(connection: Connection) {
+  /** @param depth of the savepoint that it stands in; 0: none */
+  constructor(connection: Connection, depth: number) {
     this.connection = connection
+    this.depth = depth
   }
 
   get ended(): boolean {
@@ -338,17 +357,15 @@ class Transaction implements Tx {
 
   async savepoint<T>(work: (tx: Tx) => MaybePromise<T>): Promise<T> {
     const connection = this.live
-    const scoped = new Transaction(connection)
-    connection.savepoint.run()
+    const depth = this.depth + 1
+    const scoped = new Transaction(connection, depth)
+    connection.savepoint(depth).begin.run()
     try {
       const value = await work(scoped)
-      connection.release.run()
+      this.live.savepoint(depth).release.run() // whoever comes back after its time touches nothing (S3)
       return value
     } catch (error) {
-      if (connection.database.isTransaction) {
-        connection.rollbackTo.run()
-        connection.release.run()
-      }
+      if (!this.ended && connection.database.isTransaction) connection.undo(depth)
       throw error
     } finally {
       scoped.end()

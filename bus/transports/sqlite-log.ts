@@ -4,6 +4,7 @@ import type { WireMessage } from '../message.ts'
 import { openDatabase, translate, translated } from '../sqlite.ts'
 
 const READ_MAX = 512
+const BUSY_MAX_MS = 1_000
 const TAIL_MESSAGES_MAX = 4_096
 const TAIL_BYTES_MAX = 16 * 2 ** 20
 /** A gap of more rows than this is not worth reading for those who may not need it. */
@@ -18,7 +19,6 @@ create table if not exists log (
 create table if not exists subscription (name text primary key, bindings text not null, ephemeral_of text) without rowid;
 create table if not exists share (
   subscription text not null, shard integer not null, position integer not null, owner text, epoch integer not null,
-  suspect integer not null,
   primary key (subscription, shard)
 ) without rowid;
 create table if not exists member (
@@ -29,7 +29,7 @@ create table if not exists setting (name text primary key, value integer not nul
 `
 
 export type LogRow = { position: number; shard: number; at: number; message: WireMessage; bytes: number }
-export type Share = { shard: number; position: number; owner: string | null; epoch: number; suspect: number }
+export type Share = { shard: number; position: number; owner: string | null; epoch: number }
 export type Member = { process: string; pid: number; host: string; until: number }
 
 /** The log of one open file, with its newest rows in memory for all readers of this process (E5). */
@@ -50,7 +50,8 @@ export class Log {
   static open(path: string): Log {
     const database = openDatabase(path)
     try {
-      translated(path, () => database.exec(tables))
+      // Everybody's handlers run beside this connection: it must not sit and wait long for another process.
+      translated(path, () => database.exec(`pragma busy_timeout = ${BUSY_MAX_MS}; ${tables}`))
       return new Log(path, database)
     } catch (error) {
       database.close()
@@ -183,12 +184,12 @@ function prepareStatements(database: DatabaseSync) {
     removeShares: prepare('delete from share where subscription = ?'),
     removeMembers: prepare('delete from member where subscription = ?'),
     addShare: prepare(
-      'insert into share (subscription, shard, position, owner, epoch, suspect) values (?, ?, ?, null, ?, 0) on conflict do nothing',
+      'insert into share (subscription, shard, position, owner, epoch) values (?, ?, ?, null, ?) on conflict do nothing',
     ),
-    shares: prepare('select shard, position, owner, epoch, suspect from share where subscription = ? order by shard'),
+    shares: prepare('select shard, position, owner, epoch from share where subscription = ? order by shard'),
     take: prepare('update share set owner = ?, epoch = epoch + 1 where subscription = ? and shard = ? and epoch = ?'),
     release: prepare('update share set owner = null where subscription = ? and shard = ? and owner = ?'),
-    suspect: prepare('update share set suspect = ? where subscription = ? and shard = ? and epoch = ?'),
+    forgetMembers: prepare('delete from member where subscription = ? and until < ?'),
     keepEpoch: prepare(
       "insert into setting (name, value) select 'epoch', coalesce(max(epoch), 0) from share where subscription = ? on conflict (name) do update set value = max(value, excluded.value)",
     ),

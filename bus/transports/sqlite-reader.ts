@@ -184,14 +184,6 @@ export class Reader {
     }
   }
 
-  /** Writes where it stops, and up to where whoever takes over must expect messages that were begun. */
-  leave(): void {
-    this.writeCursors()
-    for (const { lease, entries, readTo } of this.owned.values()) {
-      if (entries.some((entry) => !entry.done)) this.statements.suspect.run(readTo, this.name, lease.shard, lease.epoch)
-    }
-  }
-
   cursorOf(shard: number): number | undefined {
     const owned = this.owned.get(shard)
     return owned && this.finishedTo(owned)
@@ -232,7 +224,7 @@ export class Reader {
     }
   }
 
-  /** Shards that leave and have nothing in flight any more (E4); they are this reader's no longer. */
+  /** Shards that leave and have nothing in flight any more (E4). */
   released(): number[] {
     const released: number[] = []
     for (const [number, shard] of this.owned) {
@@ -240,12 +232,17 @@ export class Reader {
       this.dirty.add(shard)
       released.push(number)
     }
-    // Cursors first: `balance` writes them, then lets go.
-    for (const number of released) {
-      this.options.revoked?.(this.owned.get(number)!.lease)
-      this.owned.delete(number)
-    }
     return released
+  }
+
+  /** The file says that these are nobody's now. */
+  letGo(shards: readonly number[]): void {
+    for (const number of shards) {
+      const shard = this.owned.get(number)
+      if (!shard) continue
+      this.owned.delete(number)
+      this.options.revoked?.(shard.lease)
+    }
   }
 
   /** Lets go of shards that others took while this process was not heard of. */

@@ -17,6 +17,7 @@ import { BusError, UnavailableError } from '../errors.ts'
 import type { WireMessage } from '../message.ts'
 import { headersText } from '../outbox.ts'
 import { matcher, SHARDS_DEFAULT, shardOf } from '../routing.ts'
+import { translate } from '../sqlite.ts'
 import type { Backlog, Binding, ConsumeOptions, Consumer, SubscriptionSpec, Transport } from '../transport.ts'
 import { type Appender, type AppendValue, appendHere, appendInThread, type Cursor } from './sqlite-appender.ts'
 import { Log, type LogRow, type Member, type Share, type Statements } from './sqlite-log.ts'
@@ -212,6 +213,7 @@ class SqliteTransport implements Transport {
       () => this.appendSoon(),
     )
     this.readers.set(name, reader)
+    statements.forgetMembers.run(name, this.clock.now() - this.leaseMs)
     this.join(name)
     this.balance(reader)
     this.touch()
@@ -224,7 +226,7 @@ class SqliteTransport implements Transport {
         reader.stop()
         if (this.closed) return
         log.transaction(() => {
-          reader.leave()
+          reader.writeCursors()
           statements.releaseAll.run(name, this.process)
           statements.leave.run(name, this.process)
         })
@@ -294,7 +296,7 @@ class SqliteTransport implements Transport {
       if (!log || !statements) return
       for (const reader of this.readers.values()) reader.stop()
       log.transaction(() => {
-        for (const reader of this.readers.values()) reader.leave()
+        for (const reader of this.readers.values()) reader.writeCursors()
         statements.releaseEverything.run(this.process)
         statements.leaveEverything.run(this.process)
         for (const { name } of statements.ephemeralOf.all(this.process) as { name: string }[])
@@ -346,7 +348,8 @@ class SqliteTransport implements Transport {
     try {
       if (!this.closing) work()
     } catch (error) {
-      if (!(error instanceof UnavailableError)) throw error
+      const translation = translate(this.path, error)
+      if (!(translation instanceof UnavailableError)) throw translation
     }
   }
 
@@ -399,10 +402,13 @@ class SqliteTransport implements Transport {
       for (const share of wanted) {
         const { changes } = statements.take.run(this.process, reader.name, share.shard, share.epoch)
         if (changes === 1)
-          reader.own({ ...share, epoch: share.epoch + 1 }, share.owner === null ? share.suspect : log.lastPosition())
+          reader.own({ ...share, epoch: share.epoch + 1 }, share.owner === null ? 0 : log.lastPosition())
       }
     })
-    if (released.length > 0) this.touch()
+    if (released.length > 0) {
+      reader.letGo(released)
+      this.touch()
+    }
   }
 
   /** Forgets what every subscription has acknowledged and is older than retentionMs, and subscriptions of dead processes. */

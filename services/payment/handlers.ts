@@ -32,6 +32,7 @@ import { askOf, carryOut, orUnanswered } from './asks.ts'
 import type { Books } from './books.ts'
 import {
   type Answered,
+  type Command,
   captureOf,
   captureOfRest,
   chargeOf,
@@ -40,6 +41,7 @@ import {
   isFrozen,
   isRefundEnded,
   type Part,
+  PaymentContradiction,
   type PaymentState,
 } from './payment.ts'
 import type { ChargeAnswer, PaymentProvider, ProviderNotice, RefundAnswer } from './provider.ts'
@@ -56,15 +58,14 @@ export type HandlerOptions = {
 
 /**
  * Every order reaches outside twice, and one call must not hold up the next. A provider that is away for half an hour
- * makes no dead letters.
+ * makes no dead letters. Given with the first handler, they hold for the whole subscription.
  */
 const settings = { concurrency: 64, attemptsMax: 16 }
 
 export function hear(options: HandlerOptions): void {
   const { bus, books, provider, clock, newId, log } = options
   const now = () => clock.now()
-  const load = async ({ read }: Pick<OutsideContext, 'read'>, orderId: string): Promise<PaymentState> =>
-    (await read((reader) => payments.load(reader, orderId))).state
+  const apply = applying(books)
 
   /** Null: there is nothing to ask. */
   async function ask(
@@ -82,7 +83,7 @@ export function hear(options: HandlerOptions): void {
       if (email !== null) await keepEmail(context.tx, { orderId, customerId, email })
       const paymentId = newId('pay')
       const command = { type: 'open', paymentId, customerId, totalPence, lines, paymentMethod, placedAt } as const
-      await books.apply(context, orderId, command, context.message.id)
+      await apply(context, orderId, command)
     },
     settings,
   )
@@ -96,7 +97,7 @@ export function hear(options: HandlerOptions): void {
     async handle({ orderId, holdExpiresAt }, context, answer) {
       const decisionDueAt = books.decisionDueAt()
       const command = { type: 'reserve', holdExpiresAt, answer, at: now(), decisionDueAt } as const
-      await books.apply(context, orderId, command, context.message.id)
+      await apply(context, orderId, command)
     },
   })
 
@@ -113,13 +114,13 @@ export function hear(options: HandlerOptions): void {
       if (!answer) return
       const decisionDueAt = books.decisionDueAt()
       const command = { type: 'answer', attempt, answer, at: now(), decisionDueAt } as const
-      await books.apply(context, orderId, command, context.message.id)
+      await apply(context, orderId, command)
     },
   }
   bus.subscribe(paymentAttemptDue, settle)
   bus.subscribe(paymentDecisionDue, settle)
 
-  subscribeToCaptures(options, load)
+  subscribeToCaptures(options, apply)
 
   bus.subscribe(orderCancelled, {
     async outside({ orderId }, context) {
@@ -135,7 +136,7 @@ export function hear(options: HandlerOptions): void {
     },
     async handle({ orderId, reason }, context, voided) {
       const command = { type: 'call_off', reason, voided, refundId: newId('rfd') } as const
-      const { state } = await books.apply(context, orderId, command, context.message.id)
+      const { state } = await apply(context, orderId, command)
       // What was asked for or confirmed over the API at this very moment.
       for (const { attempt } of state.attempts) {
         if (!askOf(state, attempt, now())) continue
@@ -146,10 +147,10 @@ export function hear(options: HandlerOptions): void {
 
   bus.subscribe(returnReceived, async ({ orderId, returnId, lines }, context) => {
     const request = { refundId: newId('rfd'), returnId, reason: 'return', requestedBy: null, of: { lines } } as const
-    await books.apply(context, orderId, { type: 'request_refund', ...request }, context.message.id)
+    await apply(context, orderId, { type: 'request_refund', ...request })
   })
 
-  const settleRefund = refunding(options, load)
+  const settleRefund = refunding(options, apply)
   bus.subscribe(paymentRefundRequested, settleRefund)
   bus.subscribe(paymentRefundDue, settleRefund)
 
@@ -162,7 +163,7 @@ export function hear(options: HandlerOptions): void {
     async handle({ orderId, noticeId }, context, work) {
       await noticeIsWorked(context.tx, noticeId, now())
       if (!work) return void log.warn({ orderId, noticeId }, 'a webhook is about nothing that is known here')
-      await books.apply(context, orderId, work, context.message.id)
+      await apply(context, orderId, work)
     },
   })
 
@@ -194,10 +195,27 @@ export function hear(options: HandlerOptions): void {
   bus.subscribe(userDeleted, ({ userId }, { tx }) => forget(tx, userId))
 }
 
-type Load = (context: Pick<OutsideContext, 'read'>, orderId: string) => Promise<PaymentState>
+async function load({ read }: Pick<OutsideContext, 'read'>, orderId: string): Promise<PaymentState> {
+  return (await read((reader) => payments.load(reader, orderId))).state
+}
+
+type Apply = (context: HandlerContext, orderId: string, command: Command) => Promise<{ state: PaymentState }>
+
+/** A contradiction stays one, however often it is tried: a person has to look. */
+function applying(books: Books): Apply {
+  return async (context, orderId, command) => {
+    try {
+      return await books.apply(context, orderId, command, context.message.id)
+    } catch (error) {
+      if (error instanceof PaymentContradiction)
+        throw new PermanentError(`${orderId}: ${error.message}`, { cause: error })
+      throw error
+    }
+  }
+}
 
 /** T3, and the price of each parcel that leaves. */
-function subscribeToCaptures({ bus, books, provider }: HandlerOptions, load: Load): void {
+function subscribeToCaptures({ bus, provider }: HandlerOptions, apply: Apply): void {
   async function capture(state: PaymentState, part: Part, key: string, signal: AbortSignal): Promise<Part> {
     const chargeId = chargeOf(state)
     if (part.pence === 0 || chargeId === null) return part
@@ -222,7 +240,7 @@ function subscribeToCaptures({ bus, books, provider }: HandlerOptions, load: Loa
       context: HandlerContext,
       part: Part | null,
     ) {
-      if (part) await books.apply(context, orderId, { type: 'capture', shipmentId, ...part }, context.message.id)
+      if (part) await apply(context, orderId, { type: 'capture', shipmentId, ...part })
     },
   }
   bus.subscribe(shipmentDispatched, captureShipment)
@@ -234,13 +252,13 @@ function subscribeToCaptures({ bus, books, provider }: HandlerOptions, load: Loa
       return capture(state, captureOfRest(state), `${orderId}:rest`, context.signal)
     },
     async handle({ orderId }, context, part) {
-      if (part) await books.apply(context, orderId, { type: 'capture', shipmentId: null, ...part }, context.message.id)
+      if (part) await apply(context, orderId, { type: 'capture', shipmentId: null, ...part })
     },
   })
 }
 
 /** Asks the provider for one refund, for the first time or again, and acts on the answer. */
-function refunding({ books, provider }: HandlerOptions, load: Load) {
+function refunding({ provider }: HandlerOptions, apply: Apply) {
   type Asked = { orderId: string; refundId: string; attempt?: number }
 
   return {
@@ -264,7 +282,7 @@ function refunding({ books, provider }: HandlerOptions, load: Load) {
       asked: { attempt: number; answer: Answered<RefundAnswer> } | null,
     ) {
       if (!asked) return
-      await books.apply(context, orderId, { type: 'answer_refund', refundId, ...asked }, context.message.id)
+      await apply(context, orderId, { type: 'answer_refund', refundId, ...asked })
     },
   }
 }

@@ -33,7 +33,8 @@ test('anything else is not: other bytes, id, time, secret, version, or no signat
 
 // Source: https://github.com/standard-webhooks/standard-webhooks, the test vector of its libraries
 test('the signature is that of other libraries', () => {
-  const key = Buffer.from('MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw', 'base64')
+  const published = 'MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw'
+  const key = Buffer.from(published, 'base64')
   const vector = { id: 'msg_p5jXN8AQM9LWM0D4loKWxJek', atMs: 1_614_265_330_000, body: encode('{"test": 2432232314}') }
   assert.equal(signWebhook(key, vector)['webhook-signature'], 'v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=')
 })

@@ -1,0 +1,55 @@
+/** The replay against the real shop, over a cut of the real book: every figure is what the rules alone come to. */
+import assert from 'node:assert/strict'
+import { readFile, writeFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import { after, before, describe, test } from 'node:test'
+import { createWorld, type World } from '@shopsphere/bus/testing'
+import { expectedFigures } from '../replay/oracle.ts'
+import { fileSource, openBook } from '../replay/order-book.ts'
+import { replay } from '../replay/replay.ts'
+import { startShop } from '../replay/start-shop.ts'
+
+const BOOK = new URL('../replay/books/online-retail.csv', import.meta.url)
+/** 46 invoices, among them three that give goods back. */
+const LINES = 600
+
+describe('a replay of the first lines of the real book comes to what the rules say', () => {
+  let world: World
+  let file: string
+
+  before(async () => {
+    world = await createWorld()
+    file = join(world.directory, 'book.csv')
+    const lines = (await readFile(BOOK, 'utf8')).split('\n').slice(0, LINES)
+    await writeFile(file, `${lines.join('\n')}\n`)
+  })
+  after(() => world[Symbol.asyncDispose]())
+
+  async function run(...options: string[]) {
+    const out = { stdout: '', stderr: '' }
+    const status = await replay([file, '--json', ...options], {
+      stdout: { write: (text: string) => (out.stdout += text) },
+      stderr: { write: (text: string) => (out.stderr += text) },
+      signal: new AbortController().signal,
+      startShop,
+    })
+    assert.equal(status, 0, out.stderr)
+    const { events, seconds, violations, ...figures } = JSON.parse(out.stdout.trimEnd().split('\n').at(-1)!)
+    assert.deepEqual(violations, [])
+    assert.ok(events > 0 && seconds > 0)
+    return figures
+  }
+
+  test('with as much on the shelves as is sold', async () => {
+    const expected = await expectedFigures(await openBook(fileSource(file)))
+    assert.ok(expected.orders.completed > 0 && expected.orders.cancelled === 0)
+    assert.deepEqual(await run(), expected)
+  })
+
+  test('with so little that some orders find nothing left', async () => {
+    const stock = 30
+    const expected = await expectedFigures(await openBook(fileSource(file)), { stock })
+    assert.ok(expected.orders.completed > 0 && expected.orders.cancelled > 0)
+    assert.deepEqual(await run('--stock', String(stock)), expected)
+  })
+})
