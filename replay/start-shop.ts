@@ -34,6 +34,8 @@ export const startShop: StartShop = async () => {
   const deleteFolder = () => rm(folder, { recursive: true, force: true })
   try {
     const shop = await startWholeShop({ environment, clock, headless: true })
+    // The merchant's account is new: whoever was not told of it yet would refuse its first requests.
+    await shop.idle()
     const server = await serve(shop.app, { port: 0, host: '127.0.0.1' })
     return {
       url: server.url,

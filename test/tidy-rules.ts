@@ -74,7 +74,7 @@ function importsOf(file: TextFile): Import[] {
   const all = piecesOf(file).filter(({ kind }) => kind !== 'comment')
   return all.flatMap(({ kind, text, line }, index) => {
     const before = all[index - 1]
-    return kind === 'string' && before?.kind === 'code' && /\b(?:from|import)\s*\(?\s*$/.test(before.text)
+    return kind === 'string' && before?.kind === 'code' && /(?:\bimport\s*\(?|(?<![.\w])from)\s*$/.test(before.text)
       ? [{ from: text, line }]
       : []
   })

@@ -8,7 +8,7 @@ import { openTestShop } from './test-shop.ts'
 test('an address belongs to one service; the most exact entry counts', () => {
   assert.equal(ownerOf('/api/orders'), 'order')
   assert.equal(ownerOf('/api/orders/ord_1/cancellation'), 'order')
-  assert.equal(ownerOf('/api/orders/ord_1/payment/attempts'), 'payment')
+  assert.equal(ownerOf('/api/orders/ord_1/payments/confirm'), 'payment')
   assert.equal(ownerOf('/api/ordersomething'), undefined)
   assert.equal(ownerOf('/health/live'), undefined)
 })

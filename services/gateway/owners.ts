@@ -7,7 +7,7 @@ export const addresses: Readonly<Record<string, readonly string[]>> = {
   product: ['/api/products'],
   cart: ['/api/carts'],
   order: ['/api/orders'],
-  payment: ['/api/payments', '/api/payment-methods', '/api/orders/*/payment', '/webhooks/payment'],
+  payment: ['/api/payments', '/api/payment-methods', '/api/orders/*/payments', '/api/orders/*/refunds'],
   inventory: ['/api/inventory'],
   shipping: ['/api/shipments', '/api/returns', '/api/orders/*/shipments', '/api/orders/*/returns'],
   notification: ['/api/notifications'],
