@@ -479,4 +479,40 @@ export function deliveryCases(check: Check): void {
     await stage.quiet()
     assert.deepEqual(await stage.numbers(last), [1, 2])
   })
+
+  check('B8 where one shard was taken, what came with it of the other shards is still handled', async (stage) => {
+    const keys = keysOf(32)
+    const shardOfKey = new Map<string, number>()
+    const noting = (inner: Transport) =>
+      altered(inner, {
+        consume: (name, consuming) =>
+          inner.consume(name, {
+            ...consuming,
+            receive(deliveries) {
+              for (const { message, lease } of deliveries) shardOfKey.set(message.key!, lease.shard)
+              consuming.receive(deliveries)
+            },
+          }),
+      })
+    const clerk = await stage.run('clerk', (bus, { hears }) => bus.subscribe(said, hears()), { through: noting })
+    const shop = await stage.run('shop', () => {})
+    const sayToAll = (number: number) =>
+      shop.bus.transaction(({ publish }) => {
+        for (const about of keys) publish(said, { about, number })
+      })
+    await sayToAll(1)
+    await stage.quiet()
+    const taken = shardOfKey.get(keys[0]!)!
+    const kept = keys.filter((key) => shardOfKey.get(key) !== taken)
+    assert.ok(kept.length > 0 && kept.length < keys.length)
+    await clerk.store.transaction(async (tx) => {
+      const raised = await tx.run(sql`
+        update bus_fence set epoch = epoch + 1 where subscription = ${'clerk'} and shard = ${taken}`)
+      assert.equal(raised, 1)
+    })
+    await sayToAll(2)
+    await stage.until(async () => (await stage.heard(clerk)).length === keys.length + kept.length)
+    const ofKept = (await stage.heard(clerk)).filter(({ about }) => kept.includes(about!))
+    assertInOrder(ofKept, kept, 2)
+  })
 }

@@ -7,6 +7,7 @@ import {
   answered,
   assertInOrder,
   type Check,
+  exactBackoff,
   interrupted,
   keysOf,
   LATE_MAX_MS,
@@ -82,6 +83,43 @@ export function timeCases(check: Check): void {
     await assert.rejects(failing, /rolled back/)
     await stage.advance(10_000)
     assert.deepEqual(await stage.numbers(clerk), [1])
+  })
+
+  check(
+    'B9 a cancellation undone with its handler leaves what was planned before it in the same batch',
+    async (stage) => {
+      const clerk = await stage.run('clerk', (bus, { hears }) => {
+        const handler = hears(async ({ about, number }, { publish, cancel, attempt }) => {
+          if (number === 1) publish(answered, { about, number: 10 }, { id: 'timer', delayMs: 30_000 })
+          if (number !== 2 || attempt > 1) return
+          await cancel('timer')
+          throw new Error('first try')
+        })
+        bus.subscribe(said, handler, { backoff: exactBackoff })
+        bus.subscribe(answered, hears())
+      })
+      const shop = await stage.run('shop', () => {})
+      await shop.bus.transaction(({ publish }) => {
+        for (const number of [1, 2]) publish(said, { about: 'a', number })
+        publish(said, { about: 'b', number: 3 })
+      })
+      await stage.until(async () => (await stage.heard(clerk)).length === 3)
+      assert.deepEqual(await stage.numbers(clerk, 'a'), [1, 2])
+      await stage.advance(40_000)
+      assert.deepEqual(await stage.numbers(clerk, 'a'), [1, 2, 10])
+    },
+  )
+
+  check('B9 planned twice and then cancelled in one transaction, it never comes', async (stage) => {
+    const clerk = await stage.run('clerk', (bus, { hears }) => bus.subscribe(said, hears()))
+    const shop = await stage.run('shop', () => {})
+    await shop.bus.transaction(async ({ publish, cancel }) => {
+      for (const number of [1, 2]) publish(said, { about: 'a', number }, { id: 'timer', delayMs: 5_000 })
+      await cancel('timer')
+    })
+    assert.equal((await shop.bus.status()).timers, 0)
+    await stage.advance(10_000)
+    assert.deepEqual(await stage.numbers(clerk), [])
   })
 
   check('B9 planned again under the same id, it is replaced: time and payload', async (stage) => {
@@ -284,6 +322,105 @@ export function timeCases(check: Check): void {
     assert.deepEqual(await stage.numbers(clerk), expected)
   })
 
+  check(
+    'B10 an outbox takes outboxMessagesMax messages, not one more, and again once they have left',
+    async (stage) => {
+      const broker = { away: true, refused: 0 }
+      const clerk = await stage.run('clerk', (bus, { hears }) => bus.subscribe(said, hears()))
+      const limits = { outboxMessagesMax: 10 }
+      const shop = await stage.run('shop', () => {}, { through: (inner) => interrupted(inner, broker), limits })
+      const publish = (number: number) => shop.bus.publish(said, { about: 'a', number })
+      for (let number = 1; number <= 10; number++) await publish(number)
+      await assert.rejects(publish(11), { code: 'outbox_full', name: 'UnavailableError' })
+      const noting = shop.bus.transaction(async (context) => {
+        await stage.note(context.tx, 11)
+        context.publish(said, { about: 'a', number: 11 })
+      })
+      await assert.rejects(noting, { code: 'outbox_full' })
+      assert.deepEqual(await stage.numbers(shop), [], 'the transaction was refused in part')
+      assert.equal((await shop.bus.status()).outbox.waiting, 10)
+      broker.away = false
+      await stage.until(async () => (await stage.heard(clerk)).length === 10)
+      for (let number = 11; number <= 20; number++) await publish(number)
+      await stage.quiet()
+      assertInOrder(await stage.heard(clerk), ['a'], 20)
+    },
+  )
+
+  check(
+    'B10 of many due retries with slow work outside so many are claimed as can begin: each is done, and once',
+    async (stage) => {
+      const keys = keysOf(200)
+      const windowMax = 20
+      let down = true
+      let calls = 0
+      const outside = async () => {
+        calls++
+        if (down) throw new Error('down')
+        await new Promise<void>((resolve) => void stage.clock.after(100, resolve))
+      }
+      const setUp: SetUp = (bus, { hears }) => {
+        const backoff = { firstMs: 2_000, maxMs: 2_000, jitter: false }
+        bus.subscribe(said, { outside, handle: hears() }, { concurrency: 1, handlerTimeoutMs: 300, backoff })
+      }
+      const clerk = await stage.run('clerk', setUp, { limits: { windowMax, batchMax: 10 } })
+      const shop = await stage.run('shop', () => {})
+      await shop.bus.transaction(({ publish }) => {
+        for (const about of keys) publish(said, { about, number: 1 })
+      })
+      const ofClerk = async () => (await clerk.bus.status()).subscriptions[0]!
+      await stage.untilAwake(async () => (await ofClerk()).deferred === keys.length)
+      down = false
+      calls = 0
+      let most = 0
+      const allAreDone = async () => {
+        const { inFlight, deferred } = await ofClerk()
+        most = Math.max(most, inFlight)
+        return deferred === 0
+      }
+      await stage.until(allAreDone, 500)
+      assertInOrder(await stage.heard(clerk), keys, 1)
+      assert.ok(most > 0 && most <= windowMax, `${most} were in flight`)
+      assert.ok(calls >= keys.length && calls <= keys.length + 5, `${calls} calls for ${keys.length} messages`)
+      assert.ok((await stage.heard(clerk)).every(({ attempt }) => attempt === 2))
+      assert.deepEqual(await clerk.bus.deadLetters.list(), [])
+    },
+  )
+
+  check('B10 deferredMessagesMax reached, retries still run, make room, and all is handled in order', async (stage) => {
+    const limits = { deferredMessagesMax: 2 }
+    const setUp: SetUp = (bus, { hears }) => {
+      const handler = hears(({ number }, { attempt }) => {
+        if (number === 1 && attempt === 1) throw new Error('first try')
+      })
+      bus.subscribe(said, handler, { backoff: exactBackoff })
+    }
+    const clerk = await stage.run('clerk', setUp, { limits })
+    const shop = await stage.run('shop', () => {})
+    const ofClerk = async () => (await clerk.bus.status()).subscriptions[0]!
+    await shop.bus.publish(said, { about: 'a', number: 1 })
+    await stage.quiet()
+    assert.equal((await ofClerk()).deferred, 1)
+    await shop.bus.transaction(({ publish }) => {
+      for (const number of [2, 3, 4]) publish(said, { about: 'a', number })
+    })
+    await stage.untilAwake(() => !clerk.bus.ready())
+    await shop.bus.publish(said, { about: 'z', number: 9 })
+    let most = 0
+    const allAreHandled = async () => {
+      most = Math.max(most, (await ofClerk()).deferred)
+      return (await stage.heard(clerk)).length === 5
+    }
+    await stage.until(allAreHandled)
+    await stage.quiet()
+    assert.deepEqual(await stage.numbers(clerk, 'a'), [1, 2, 3, 4])
+    assert.deepEqual(await stage.numbers(clerk, 'z'), [9])
+    assert.ok(most <= 2, `${most} were deferred`)
+    assert.equal((await ofClerk()).deferred, 0)
+    assert.equal(clerk.bus.ready(), true)
+    assert.deepEqual(await clerk.bus.deadLetters.list(), [])
+  })
+
   check('C8 a database that is away is no attempt: the message waits for it', async (stage) => {
     let away = true
     let refused = 0
@@ -302,6 +439,63 @@ export function timeCases(check: Check): void {
     await stage.until(async () => (await stage.heard(clerk)).length === 1)
     assert.equal((await stage.heard(clerk))[0]!.attempt, 1)
     assert.deepEqual(await clerk.bus.deadLetters.list(), [])
+  })
+
+  check('B4 work outside that finds something away is no attempt, and only its own key waits', async (stage) => {
+    let away = true
+    const calls: (string | null)[] = []
+    const clerk = await stage.run('clerk', (bus, { hears }) => {
+      const outside = ({ about }: Saying) => {
+        calls.push(about)
+        if (away && about === 'a') throw new UnavailableError('store_unavailable', 'it is away')
+      }
+      bus.subscribe(said, { outside, handle: hears() }, { attemptsMax: 2 })
+    })
+    const shop = await stage.run('shop', () => {})
+    const callsOfA = () => calls.filter((about) => about === 'a').length
+    await shop.bus.publish(said, { about: 'a', number: 1 })
+    await stage.untilAwake(() => callsOfA() === 1)
+    for (const about of ['b', 'c']) await shop.bus.publish(said, { about, number: 1 })
+    await stage.untilAwake(async () => (await stage.heard(clerk)).length === 2)
+    await stage.until(() => callsOfA() > 3)
+    away = false
+    await stage.until(async () => (await stage.numbers(clerk, 'a')).length === 1)
+    assertInOrder(await stage.heard(clerk), ['a', 'b', 'c'], 1)
+    assert.ok((await stage.heard(clerk)).every(({ attempt }) => attempt === 1))
+    assert.deepEqual(calls.filter((about) => about !== 'a').sort(), ['b', 'c'])
+    assert.deepEqual(await clerk.bus.deadLetters.list(), [])
+  })
+
+  check('B4 a message delivered again while the database is away costs no attempt', async (stage) => {
+    let away = true
+    let refused = 0
+    const setUp: SetUp = (bus, { hears }) => {
+      const handler = hears(() => {
+        if (!away) return
+        refused++
+        throw new UnavailableError('store_unavailable', 'the disk is full')
+      })
+      bus.subscribe(said, handler, { attemptsMax: 3 })
+    }
+    const clerk = await stage.run('clerk', setUp, { through: redelivering })
+    const shop = await stage.run('shop', () => {})
+    await shop.bus.publish(said, { about: 'a', number: 1 })
+    await stage.until(() => refused > 5)
+    away = false
+    await stage.until(async () => (await stage.heard(clerk)).length === 1)
+    // An earlier process may have died of it, so this is the second.
+    assert.equal((await stage.heard(clerk))[0]!.attempt, 2)
+    assert.deepEqual(await clerk.bus.deadLetters.list(), [])
+  })
+
+  check('B4 a message delivered again gets its one try also where attemptsMax is 1', async (stage) => {
+    const setUp: SetUp = (bus, { hears }) => bus.subscribe(said, hears(), { attemptsMax: 1 })
+    const clerk = await stage.run('clerk', setUp, { through: redelivering })
+    const shop = await stage.run('shop', () => {})
+    await shop.bus.publish(said, { about: 'a', number: 1 })
+    await stage.quiet()
+    assert.deepEqual(await clerk.bus.deadLetters.list(), [])
+    assert.deepEqual(await stage.numbers(clerk), [1])
   })
 
   // B12: stopping is safe --------------------------------------------------------------------------------------------
@@ -360,6 +554,37 @@ export function timeCases(check: Check): void {
       assertInOrder(await stage.heard(clerk), keys, 20)
     },
   )
+
+  check('B12 a graceful stop makes no dead letters of what was received and not begun', async (stage) => {
+    const keys = keysOf(100)
+    const begun = Promise.withResolvers<void>()
+    const gate = Promise.withResolvers<void>()
+    let calls = 0
+    const setUp: SetUp = (bus, { hears }) => {
+      const handler = hears(async () => {
+        if (++calls < 15) return
+        begun.resolve()
+        await gate.promise
+      })
+      bus.subscribe(said, handler, { attemptsMax: 1 })
+    }
+    const limits = { batchMax: 10, concurrency: 1 }
+    const before = await stage.run('clerk', setUp, { limits })
+    const shop = await stage.run('shop', () => {})
+    await shop.bus.transaction(({ publish }) => {
+      for (const about of keys) publish(said, { about, number: 1 })
+    })
+    await stage.whileTimePasses(begun.promise)
+    const stopping = before.stop()
+    await stage.clock.settle()
+    gate.resolve()
+    await stopping
+    assert.ok(calls >= 15 && calls < keys.length, `${calls} of ${keys.length} were begun before the stop`)
+    const after = await stage.run('clerk', setUp, { limits })
+    await stage.quiet()
+    assert.deepEqual(await after.bus.deadLetters.list(), [])
+    assertInOrder(await stage.heard(after), keys, 1)
+  })
 
   check('B12 what stood in the outbox when the process ended leaves with the next one', async (stage) => {
     const broker = { away: true, refused: 0 }
@@ -446,5 +671,16 @@ export function timeCases(check: Check): void {
     assert.equal(subscription!.deadLetters, 1)
     assert.equal(subscription!.deferred, 3)
     assert.equal((await shop.bus.status()).timers, 1)
+  })
+}
+
+/** The transport as it is after a crash: an earlier process may have died of whatever it delivers. */
+function redelivering(inner: Transport): Transport {
+  return altered(inner, {
+    consume: (name, consuming) =>
+      inner.consume(name, {
+        ...consuming,
+        receive: (deliveries) => consuming.receive(deliveries.map((delivery) => ({ ...delivery, redelivered: true }))),
+      }),
   })
 }

@@ -206,6 +206,37 @@ export function storeSuite(name: string, options: StoreSuiteOptions, runner: Sui
     assert.deepEqual(await amounts(store), { outer: 1 })
   })
 
+  check(
+    'B1 a savepoint left open inside another is undone with it, and is over when it comes back',
+    async ({ open }) => {
+      const store = await open()
+      await store.transaction(async (tx) => {
+        const begun = Promise.withResolvers<void>()
+        const gate = Promise.withResolvers<void>()
+        let left: Promise<unknown> | undefined
+        const outer = tx.savepoint(async (scoped) => {
+          await scoped.insert('item', [item('outer', 1)])
+          left = scoped.savepoint(async (inner) => {
+            await inner.insert('item', [item('inner', 2)])
+            begun.resolve()
+            await gate.promise
+          })
+          left.catch(() => {})
+          await begun.promise
+          throw new Error('undo')
+        })
+        await assert.rejects(outer, /undo/)
+        await tx.savepoint(async (next) => {
+          await next.insert('item', [item('next', 3)])
+          gate.resolve()
+          await assert.rejects(left!)
+        })
+        await tx.insert('item', [item('after', 4)])
+      })
+      assert.deepEqual(await amounts(store), { after: 4, next: 3 })
+    },
+  )
+
   check('a unique key refused inside a savepoint leaves the transaction usable', async ({ open }) => {
     const store = await open()
     await put(store, 'a', 1)

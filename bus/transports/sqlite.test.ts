@@ -82,3 +82,27 @@ test('B10 beyond logBytesMax publishing is refused as log_full, and taken again 
     await eventually(accepted, { message: 'there was room, and publishing was still refused' })
     await all.until(1_001)
   }))
+
+test('B11 a broker file that another program locks for a while: the process lives on, and publishing resumes', () =>
+  inWorld(async (world) => {
+    const path = join(world.directory, 'broker.db')
+    const clock = virtualClock()
+    const transport = sqliteTransport(path, { clock, leaseMs: 6_000 })
+    world.defer(() => transport.close())
+    await transport.open()
+    await transport.declare({ name: 'all', bindings: [{ kind: 'fanout' }], from: 'beginning' })
+    const all = await consume(transport, 'all')
+    await transport.publish(series(0, 10))
+    await all.until(10)
+    const other = new DatabaseSync(path)
+    world.defer(() => other.close())
+    other.exec('begin immediate')
+    const publishing = transport.publish(series(10, 10))
+    await clock.advance(2_000) // a heartbeat finds the lock
+    other.exec('commit')
+    await publishing
+    await transport.publish(series(20, 10))
+    await clock.advance(10_000)
+    await all.until(30)
+    assert.equal(new Set(all.ids()).size, 30)
+  }))
