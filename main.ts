@@ -40,7 +40,7 @@ function nextSteps({ url, config, services }: Shop): string {
 ShopSphere answers at ${url}${some}
   where things are: ${url}/
   the HTTP API: ${url}/openapi.json, the events: ${url}/asyncapi.json
-${signIn}  stop with Ctrl+C: nothing is lost
+${signIn}  stop with Ctrl+C, or by ending process ${process.pid}: nothing is lost
 
 `
 }

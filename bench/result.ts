@@ -54,7 +54,7 @@ export function report(bench: string, results: readonly Result[], json: boolean)
   const rows = results.map((result) => [
     result.what,
     `${format(result.value)} ${result.unit}`,
-    `${result.ratio.toFixed(3)} × ${result.against} (${format(result.againstValue)} ${result.unit})`,
+    `${result.ratio.toFixed(3)} times as good as ${result.against} (${format(result.againstValue)} ${result.unit})`,
     `${result.runs} runs, spread ${Math.round(result.spread * 100)} %`,
     result.durability,
   ])
