@@ -141,7 +141,7 @@ export type SubscriptionStatus = Backlog & {
 const UNAVAILABLE_RETRY_MS = 250
 /** Beyond the handler's own time, before another process may take up a claimed retry. */
 const CLAIM_MARGIN_MS = 5_000
-/** How many decoded messages… are remembered is up to the garbage collector: they live as long as the broker's copy. */
+/** Decoded messages are remembered as long as the transport keeps its copy, and collected with it. */
 const decoded = new WeakMap<WireMessage, { event: EventType; message: Message }>()
 
 export class Consumer {

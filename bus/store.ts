@@ -15,7 +15,7 @@ export type Row = Record<string, SqlValue>
 export type Reader = {
   /** The first row, or undefined. */
   get<R = Row>(query: Sql): MaybePromise<R | undefined>
-  /** All rows, at most `rowsMax` (limits.ts): page through more. */
+  /** All rows, in memory at once: give the query a `limit`, and page through more. */
   all<R = Row>(query: Sql): MaybePromise<R[]>
 }
 

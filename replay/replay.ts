@@ -294,15 +294,13 @@ function explain(error: unknown, { stderr, signal }: ReplayIo): number {
   return 1
 }
 
-const shopModule = './start-shop.ts'
-
 if (import.meta.main) {
   const interrupted = new AbortController()
   process.once('SIGINT', () => interrupted.abort())
   process.once('SIGTERM', () => interrupted.abort())
   // Loaded when the book has been read: a wrong path must not wait for a shop, and the tests bring their own.
   const startShop: StartShop = async (options) => {
-    const module = (await import(shopModule)) as { startShop: StartShop }
+    const module = await import('./start-shop.ts')
     return module.startShop(options)
   }
   const { stdout, stderr } = process
