@@ -186,6 +186,7 @@ function noting(transport: Transport, note: (spec: SubscriptionSpec) => void): T
     name: transport.name,
     capabilities: transport.capabilities,
     open: () => transport.open(),
+    state: () => transport.state(),
     declare: (spec) => {
       note(spec)
       return transport.declare(spec)

@@ -333,7 +333,11 @@ export function createBus(options: BusOptions) {
     async idle(): Promise<void> {
       while (!(await isIdle())) await new Promise((resolve) => setTimeout(resolve, 2))
     },
-    ready: () => state === 'started' && relay.healthy && [...consumers.values()].every((consumer) => consumer.healthy),
+    ready: () =>
+      state === 'started' &&
+      relay.healthy &&
+      transport.state().ready &&
+      [...consumers.values()].every((consumer) => consumer.healthy),
     async status(): Promise<BusStatus> {
       const subscriptions = await Promise.all([...consumers.values()].map((consumer) => consumer.status()))
       const pending = await store.read((reader) =>

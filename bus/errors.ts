@@ -19,8 +19,11 @@ export const errorCodes = {
   fenced: 'this process lost its lease while it worked; another has taken over',
   bus_closed: 'the bus is closed or closing',
   transport_unavailable: 'the broker cannot be reached; the outbox keeps what is published',
+  transport_refused:
+    'the broker refuses what is asked of it: credentials, rights, version, or a queue or topic made otherwise',
   store_unavailable: 'the database cannot be read or written now; nothing was changed',
   store_corrupt: 'the database file is damaged or is no database',
+  store_refused: 'the database refuses what is asked of it: credentials, rights, version',
   outbox_full: 'the outbox holds outboxMessagesMax messages that the broker has not taken yet',
   log_full: 'the embedded log reached logBytesMax',
   backlog_full: 'the keys waiting behind retries and dead letters hold deferredMessagesMax messages',

@@ -48,6 +48,7 @@ export type {
   SubscriptionSpec,
   Transport,
   TransportCapabilities,
+  TransportState,
 } from './transport.ts'
 export { memoryBroker, memoryTransport } from './transports/memory.ts'
 export { type SqliteTransportOptions, sqliteTransport } from './transports/sqlite.ts'

@@ -69,11 +69,23 @@ export type TransportCapabilities = {
   readonly durable: boolean
 }
 
+export type TransportState = {
+  /** Publications are taken and subscriptions are served now. */
+  readonly ready: boolean
+  /** Why not, and what happens next, in one sentence; null: ready. */
+  readonly reason: string | null
+}
+
 export type Transport = {
   readonly name: string
   readonly capabilities: TransportCapabilities
-  /** Resolves when the broker can be talked to. Opening twice is fine. */
+  /**
+   * Resolves when the broker can be talked to. Opening twice is fine. Rejects with an UnavailableError where the broker is not
+   * there (open again later), and with BusError `transport_refused` where waiting cannot help: credentials, version, rights.
+   */
   open(): Promise<void>
+  /** How it stands after `open`: connections that are lost are made again by the transport itself (B11). */
+  state(): TransportState
   /**
    * Makes the subscription where it is missing and brings its bindings up to date. From then on it gets every matching
    * message, whether or not somebody consumes.

@@ -132,8 +132,10 @@ function targetOf(path: string, from: string): string | null {
 }
 
 const BUS_DEPENDENCIES = ['croner']
+/** Where the bus may know a broker's, a database's or a format's own package, which only those who use it install. */
+const BUS_PEERS_BELONG = /^bus\/(?:transports|stores|codecs|testing)\//
 
-/** The bus needs Node and croner; every other part only packages that its package.json names. */
+/** The bus needs Node and croner, and a client where it is used; every other part only packages that its package.json names. */
 export const declaredPackages: Rule = (files) => {
   const manifest = (path: string) => JSON.parse(files.find((file) => file.path === path)?.text ?? '{}')
   return files.filter(isCode).flatMap((file) => {
@@ -141,7 +143,9 @@ export const declaredPackages: Rule = (files) => {
     const own = manifest(`${first}/package.json`)
     const root = manifest('package.json')
     const { dependencies = {}, devDependencies = {} } = own.name ? own : root
-    const declared = first === 'bus' ? BUS_DEPENDENCIES : Object.keys({ ...dependencies, ...devDependencies })
+    const peers = BUS_PEERS_BELONG.test(file.path) ? Object.keys(own.peerDependencies ?? {}) : []
+    const declared =
+      first === 'bus' ? [...BUS_DEPENDENCIES, ...peers] : Object.keys({ ...dependencies, ...devDependencies })
     return importsOf(file)
       .filter(({ from }) => !from.startsWith('.') && !from.startsWith('@shopsphere/'))
       .filter(({ from }) => !from.startsWith('node:') && !declared.includes(packageName(from)))

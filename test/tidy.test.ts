@@ -29,6 +29,7 @@ for (const [name, rule] of Object.entries(rules)) {
 }
 
 const file = (path: string, text: string): TextFile => ({ path, text })
+const busWithPeer = file('bus/package.json', '{"name":"@shopsphere/bus","peerDependencies":{"amqplib":"2"}}')
 const bus = file('bus/package.json', '{"name":"@shopsphere/bus","dependencies":{"croner":"1"}}')
 const numbers = [
   ...Array(15)
@@ -85,9 +86,12 @@ const examples: Record<string, { bad: [TextFile[], times: number][]; good: TextF
         1,
       ],
       [[bus, file('bus/a.ts', "import fs from 'fs'")], 1],
+      [[busWithPeer, file('bus/a.ts', "import amqp from 'amqplib'")], 1],
+      [[busWithPeer, file('bus/transports/a.ts', "import pg from 'pg'")], 1],
     ],
     good: [
       [bus, file('bus/a.ts', "import { Cron } from 'croner'\nimport fs from 'node:fs'\nimport { b } from './b.ts'")],
+      [busWithPeer, file('bus/transports/a.ts', "import amqp from 'amqplib'")],
       [
         file('services/package.json', '{"name":"s","dependencies":{"@hono/zod":"1"}}'),
         file('services/a/b.ts', "import { x } from '@hono/zod/deep'\nimport { y } from '@shopsphere/bus'"),

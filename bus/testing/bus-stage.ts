@@ -333,6 +333,7 @@ export function altered(inner: Transport, changes: Partial<Transport>): Transpor
     name: inner.name,
     capabilities: inner.capabilities,
     open: () => inner.open(),
+    state: () => inner.state(),
     declare: (subscription) => inner.declare(subscription),
     publish: (messages) => inner.publish(messages),
     consume: (name, options) => inner.consume(name, options),

@@ -94,6 +94,7 @@ export function memoryTransport(brokerOrOptions: MemoryBroker | MemoryBrokerOpti
   const transport: Transport = {
     name: 'memory',
     capabilities: { keepsHistory: true, acrossProcesses: false, durable: false },
+    state: () => ({ ready: true, reason: null }),
     async open() {
       openBroker()
     },

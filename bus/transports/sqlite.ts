@@ -18,7 +18,15 @@ import type { WireMessage } from '../message.ts'
 import { headersText } from '../outbox.ts'
 import { matcher, SHARDS_DEFAULT, shardOf } from '../routing.ts'
 import { translate } from '../sqlite.ts'
-import type { Backlog, Binding, ConsumeOptions, Consumer, SubscriptionSpec, Transport } from '../transport.ts'
+import type {
+  Backlog,
+  Binding,
+  ConsumeOptions,
+  Consumer,
+  SubscriptionSpec,
+  Transport,
+  TransportState,
+} from '../transport.ts'
 import { type Appender, type AppendValue, appendHere, appendInThread, type Cursor } from './sqlite-appender.ts'
 import { Log, type LogRow, type Member, type Share, type Statements } from './sqlite-log.ts'
 import { Reader } from './sqlite-reader.ts'
@@ -84,6 +92,10 @@ class SqliteTransport implements Transport {
     this.shards = options.shards ?? SHARDS_DEFAULT
     const alone = path === ':memory:'
     this.capabilities = { keepsHistory: true, acrossProcesses: !alone, durable: !alone }
+  }
+
+  state(): TransportState {
+    return { ready: true, reason: null } // a file is there; what goes wrong with it, the relay and the readers hear
   }
 
   async open(): Promise<void> {
