@@ -1,20 +1,17 @@
 /** The shop as a whole: what main.ts starts, and how it refuses to. */
 import assert from 'node:assert/strict'
-import { type ChildProcessByStdio, spawn } from 'node:child_process'
 import { writeFileSync } from 'node:fs'
 import { createServer } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { join } from 'node:path'
 import { DatabaseSync } from 'node:sqlite'
-import type { Readable } from 'node:stream'
 import { test } from 'node:test'
-import { fileURLToPath } from 'node:url'
 import { createWorld, virtualClock } from '@shopsphere/bus/testing'
 import { createLog } from '@shopsphere/runtime/log'
 import { addresses, ownerOf } from '../services/gateway/owners.ts'
 import { allServices, startShop } from '../shop.ts'
+import { startMain } from './main-process.ts'
 
-const root = fileURLToPath(new URL('..', import.meta.url))
 const log = createLog('silent')
 
 const inMemory = (environment: Record<string, string> = {}) =>
@@ -72,41 +69,16 @@ test('closing twice is fine, and closing leaves nothing open', async () => {
 
 // --- as a process ---
 
-type Process = ChildProcessByStdio<null, Readable, Readable>
-
-function start(environment: Record<string, string>, parameters: string[] = []) {
-  const { PATH = '' } = process.env
-  const child: Process = spawn(process.execPath, ['main.ts', ...parameters], {
-    cwd: root,
-    env: { PATH, PORT: '0', HOST: '127.0.0.1', LOG_LEVEL: 'warn', ...environment },
-    stdio: ['ignore', 'pipe', 'pipe'],
-  })
-  const out = { stdout: '', stderr: '' }
-  child.stdout.on('data', (data) => {
-    out.stdout += data
-  })
-  child.stderr.on('data', (data) => {
-    out.stderr += data
-  })
-  const exited = new Promise<number | null>((resolve) => child.on('close', (code) => resolve(code)))
-  return { child, out, exited }
-}
-
 async function refused(environment: Record<string, string>, parameters: string[] = []) {
-  const { out, exited } = start(environment, parameters)
+  const { out, exited } = startMain(environment, { parameters })
   return { code: await exited, ...out }
 }
 
 test('npm start: answers, says where, and closes when asked to', async () => {
   await using world = await createWorld()
-  const { child, out, exited } = start({ DATA_DIR: join(world.directory, 'data') })
-  const url = await new Promise<string>((resolve, reject) => {
-    child.stdout.on('data', () => {
-      const found = /answers at (\S+)/.exec(out.stdout)?.[1]
-      if (found) resolve(found)
-    })
-    child.on('close', () => reject(new Error(out.stderr)))
-  })
+  await using main = startMain({ DATA_DIR: join(world.directory, 'data') })
+  const { child, out, exited } = main
+  const url = await main.answers()
   assert.equal((await fetch(`${url}/health/ready`)).status, 200)
   assert.match(out.stdout, /operator@shop\.example \(the password is in .*operator-password\)/)
   child.kill('SIGTERM')
