@@ -15,6 +15,7 @@ import { DeadLetters } from './dead-letters.ts'
 import { BusError, UnavailableError } from './errors.ts'
 import type { DataOf, EventType } from './event.ts'
 import { InboxSweeper } from './inbox.ts'
+import { Inside } from './inside.ts'
 import { type Limits, limitsWith } from './limits.ts'
 import { type Log, silentLog } from './log.ts'
 import { idMaker } from './message.ts'
@@ -106,6 +107,8 @@ export function createBus(options: BusOptions) {
     log,
     onCommit: (published) => committed(published, Number.POSITIVE_INFINITY),
   })
+  const inside = new Inside()
+  const noticed = inside.noticing(store)
   const storeWatch = new StoreWatch({ store, clock })
   const inbox = new InboxSweeper({ store, clock, limits, log })
   const deadLetters = new DeadLetters({
@@ -159,7 +162,7 @@ export function createBus(options: BusOptions) {
         name,
         settings,
         transport,
-        store,
+        store: noticed,
         events,
         compose,
         limits,
@@ -195,7 +198,7 @@ export function createBus(options: BusOptions) {
   /** As the store's, and the watch hears of a database that is away. */
   async function written<T>(work: (tx: Tx) => MaybePromise<T>): Promise<T> {
     try {
-      return await store.transaction(work)
+      return await noticed.transaction(work)
     } catch (error) {
       storeWatch.failed(error)
       throw error
@@ -207,6 +210,7 @@ export function createBus(options: BusOptions) {
     origin: Origin = {},
   ): Promise<T> {
     refuseWhenClosed()
+    inside.refuse()
     let publications!: Publications
     const result = await written(async (tx) => {
       publications = new Publications(compose)
