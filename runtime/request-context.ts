@@ -39,8 +39,9 @@ export function continueTrace(header: string | undefined): string {
   const [, version, traceId, parentId, flags, rest] = TRACEPARENT.exec(header ?? '') ?? []
   const valid =
     version !== undefined && version !== 'ff' && !(version === '00' && rest) && !isZero(traceId!) && !isZero(parentId!)
-  const span = randomBytes(8).toString('hex')
-  return valid ? `00-${traceId}-${span}-${flags}` : `00-${randomBytes(16).toString('hex')}-${span}-01`
+  if (valid) return `00-${traceId}-${randomBytes(8).toString('hex')}-${flags}`
+  const drawn = randomBytes(24).toString('hex') // both at once: each draw is a system call
+  return `00-${drawn.slice(0, 32)}-${drawn.slice(32)}-01`
 }
 
 const isZero = (hex: string) => /^0+$/.test(hex)
