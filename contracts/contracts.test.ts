@@ -138,7 +138,13 @@ test('texts and whole numbers take and refuse what zod alone would, in the same 
   const pairs: [z.ZodType, z.ZodType][] = [
     [text(5), z.string().min(1).max(5)],
     [whole(0, 5), z.int().min(0).max(5)],
-    [whole(1, 2 ** 60), z.int().min(1).max(2 ** 60)],
+    [
+      whole(1, 2 ** 60),
+      z
+        .int()
+        .min(1)
+        .max(2 ** 60),
+    ],
   ]
   for (const [ours, zods] of pairs) {
     for (const value of [...values, ...numbers]) {
