@@ -1,7 +1,7 @@
 /** What can be asked about orders. Lists go by the order's row, everything shown is read from its stream. */
 import { type Reader, sql } from '@shopsphere/bus'
 import type { Caller } from '@shopsphere/runtime/request-context'
-import { type CustomerStatus, customerStatus, type Stage, stages } from './axes.ts'
+import { type CustomerStatus, customerStatus, type Stage } from './axes.ts'
 import type { OrderEvent, OrderState } from './order.ts'
 import { contactOf, linesOf, type Outcome, orders } from './order-book.ts'
 
@@ -128,27 +128,17 @@ export type Counts = {
   byStatus: Partial<Record<CustomerStatus, number>>
 }
 
-/**
- * Reads one index from end to end, in its own order, so that nothing is sorted: a million orders take a fraction of a
- * second.
- */
+/** Reads one index from end to end: a million orders take a fraction of a second. */
 export async function countOrders(reader: Reader): Promise<Counts> {
-  const rows = await reader.all<{ status: CustomerStatus } & Record<Stage, number>>(sql`
-    select status, sum(case when stage = 'open' then 1 else 0 end) as open,
-      sum(case when stage = 'delivered' then 1 else 0 end) as delivered,
-      sum(case when stage = 'completed' then 1 else 0 end) as completed,
-      sum(case when stage = 'cancelled' then 1 else 0 end) as cancelled
-    from order_row group by status`)
+  const rows = await reader.all<{ status: CustomerStatus; stage: Stage; count: number }>(
+    sql`select status, stage, count(*) as count from order_row group by status, stage`,
+  )
   const stalled = await reader.get<{ count: number }>(sql`select count(*) as count from order_stalled`)
   const byStage: Counts['byStage'] = { open: 0, delivered: 0, completed: 0, cancelled: 0 }
   const byStatus: Counts['byStatus'] = {}
-  for (const row of rows) {
-    let count = 0
-    for (const stage of stages) {
-      byStage[stage] += Number(row[stage])
-      count += Number(row[stage])
-    }
-    byStatus[row.status] = count
+  for (const { status, stage, count } of rows) {
+    byStage[stage] += Number(count)
+    byStatus[status] = (byStatus[status] ?? 0) + Number(count)
   }
   const nonTerminal = byStage.open + byStage.delivered
   return {
