@@ -25,7 +25,12 @@ import { type Config, readConfig } from '@shopsphere/runtime/config'
 import { markSetUp, prepareDataFolder, refuseLostDatabase } from '@shopsphere/runtime/data-folder'
 import type { Api } from '@shopsphere/runtime/http'
 import { createLog, type Log } from '@shopsphere/runtime/log'
+<<<<<<< HEAD
 import { type RunningServer, refuseTakenPort, serve } from '@shopsphere/runtime/server'
+=======
+import { patiently } from '@shopsphere/runtime/patience'
+import { type RunningServer, serve } from '@shopsphere/runtime/server'
+>>>>>>> main
 import { prepareService, type Service, type ServiceDefinition } from '@shopsphere/runtime/service'
 import { StartError } from '@shopsphere/runtime/start-error'
 import { tokenSecret } from '@shopsphere/runtime/token-key'
@@ -107,6 +112,8 @@ export async function startShop(options: ShopOptions = {}): Promise<Shop> {
     const tokens = createTokens({ secret: prepareFolders(config, options), clock })
     const transport = options.transport ?? openTransport(config, clock, options)
     opened.push(() => transport.close())
+    // A file answers at once or says what is wrong; a server may start after us.
+    if (config.broker.scheme !== 'sqlite') await patiently('the broker', () => transport.open(), { clock, log })
     const traces = await openTraces(environment, log, options.spans)
     if (traces) opened.push(() => traces.close())
     const { services, hears } = await prepareServices({ config, clock, log, transport, traces, options, opened })

@@ -57,10 +57,9 @@ export function origin(c: Context<ApiEnv>): { correlationId: string; traceparent
 /** The trace that `header` is part of, or a new one, with a fresh span. Source: https://www.w3.org/TR/trace-context/ */
 export function continueTrace(header: string | undefined): string {
   const [, , traceId, , flags] = TRACEPARENT.exec(header ?? '') ?? []
-  const span = randomBytes(8).toString('hex')
-  return isTraceparent(header ?? '')
-    ? `00-${traceId}-${span}-${flags}`
-    : `00-${randomBytes(16).toString('hex')}-${span}-01`
+  if (isTraceparent(header ?? '')) return `00-${traceId}-${randomBytes(8).toString('hex')}-${flags}`
+  const drawn = randomBytes(24).toString('hex') // both at once: each draw is a system call
+  return `00-${drawn.slice(0, 32)}-${drawn.slice(32)}-01`
 }
 
 function isTraceparent(header: string): boolean {
