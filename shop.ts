@@ -25,12 +25,8 @@ import { type Config, readConfig } from '@shopsphere/runtime/config'
 import { markSetUp, prepareDataFolder, refuseLostDatabase } from '@shopsphere/runtime/data-folder'
 import type { Api } from '@shopsphere/runtime/http'
 import { createLog, type Log } from '@shopsphere/runtime/log'
-<<<<<<< HEAD
-import { type RunningServer, refuseTakenPort, serve } from '@shopsphere/runtime/server'
-=======
 import { patiently } from '@shopsphere/runtime/patience'
-import { type RunningServer, serve } from '@shopsphere/runtime/server'
->>>>>>> main
+import { type RunningServer, refuseTakenPort, serve } from '@shopsphere/runtime/server'
 import { prepareService, type Service, type ServiceDefinition } from '@shopsphere/runtime/service'
 import { StartError } from '@shopsphere/runtime/start-error'
 import { tokenSecret } from '@shopsphere/runtime/token-key'
