@@ -10,12 +10,13 @@ import type { AddressInfo } from 'node:net'
 import { basename, delimiter, dirname, join } from 'node:path'
 import { test } from 'node:test'
 import { fileURLToPath } from 'node:url'
-import { createWorld } from '@shopsphere/bus/testing'
+import { createWorld, eventually } from '@shopsphere/bus/testing'
 import { fileSecrets } from '@shopsphere/runtime/secrets'
 import { Ajv } from 'ajv'
 import { parse, parseAllDocuments } from 'yaml'
 import { allServices } from '../shop.ts'
-import { startMain } from './main-process.ts'
+import { type MainProcess, startMain } from './main-process.ts'
+import { customerOf, operator } from './shop-customer.ts'
 
 const root = fileURLToPath(new URL('..', import.meta.url))
 const read = (path: string) => readFileSync(join(root, path), 'utf8')
@@ -309,6 +310,58 @@ test('the image: its files with production packages alone start by its own comma
   main.child.kill(only('last', 'STOPSIGNAL') as NodeJS.Signals)
   assert.equal(await main.exited, 0, main.out.stderr)
   assert.throws(() => health(environment.PORT), { status: 1 })
+})
+
+test('the containers of the compose file, as processes on one folder: an order goes through all of them to its delivery', {
+  timeout: 180_000,
+}, async () => {
+  await using world = await createWorld()
+  const secret = (name: string, text: string) => {
+    writeFileSync(join(world.directory, name), text)
+    return join(world.directory, name)
+  }
+  const local = {
+    DATA_DIR: join(world.directory, 'data'),
+    BROKER_URL_FILE: secret('broker_url', 'sqlite:'),
+    DATABASE_URL_FILE: secret('database_url', 'sqlite:'),
+    TOKEN_SECRET_FILE: secret('token_secret', '0123456789abcdef0123456789abcdef'),
+    LOG_LEVEL: 'warn',
+    PICKING_GRACE_MS: '0',
+    CARRIER_DELAY_MS: '0',
+  }
+  const started: MainProcess[] = []
+  const begin = async (environment: Record<string, string>) => {
+    const main = startMain({ ...environment, ...local })
+    started.push(main)
+    world.defer(() => main[Symbol.asyncDispose]())
+    return main.answers()
+  }
+  const containers = [...shopEnvironments()].filter(([where]) => where.startsWith('compose'))
+  const urls = new Map<string, string>()
+  for (const [where, environment] of containers)
+    if (where !== 'compose gateway') urls.set(environment.SERVICES!, await begin(environment))
+  const url = await begin({
+    ...containers.find(([where]) => where === 'compose gateway')![1],
+    SERVICE_URLS: [...urls].map((pair) => pair.join('=')).join(','),
+    ADMIN_PASSWORD_FILE: secret('admin_password', operator.password),
+    TRUST_PROXY: 'no',
+  })
+  assert.equal(started.length, names.length)
+
+  const { send, place, stock } = customerOf(url)
+  await stock()
+  const { status, body } = await eventually(async () => {
+    const answer = await place('order-1') // until the order service has heard of the product
+    return answer.status === 202 && answer
+  })
+  assert.equal(status, 202)
+  const delivered = async () => (await send('GET', `/api/orders/${body.orderId}`)).body.status === 'delivered'
+  await eventually(delivered, { timeoutMs: 60_000, message: 'the order is delivered' })
+  for (const { child } of started) child.kill('SIGTERM')
+  assert.deepEqual(
+    await Promise.all(started.map(({ exited }) => exited)),
+    started.map(() => 0),
+  )
 })
 
 test('the image is not run as root, and refuses to start in production without its secrets, saying what to set', async () => {

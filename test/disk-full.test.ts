@@ -9,6 +9,7 @@ import { createWorld, eventually, inWorld, type World } from '@shopsphere/bus/te
 import { createLog } from '@shopsphere/runtime/log'
 import { startShop } from '../shop.ts'
 import { startMain } from './main-process.ts'
+import { customerOf, operator } from './shop-customer.ts'
 
 /** Twice what the shop wants to find free when it starts. */
 const DISK_BYTES = 128 * 1024 * 1024
@@ -16,7 +17,6 @@ const ORDERS_BEFORE = 20
 /** Requests until the files have used up the room that they had in themselves. */
 const ORDERS_UNTIL_FULL_MAX = 20_000
 const AT_ONCE = 16
-const operator = { email: 'operator@shop.example', password: 'a long enough password' }
 const environment = {
   ADMIN_EMAIL: operator.email,
   ADMIN_PASSWORD: operator.password,
@@ -24,8 +24,6 @@ const environment = {
   PICKING_GRACE_MS: '0',
   CARRIER_DELAY_MS: '0',
 }
-
-type Answer = any
 
 /** False: this machine lets us mount one. */
 async function whyNoDisk(): Promise<string | false> {
@@ -62,40 +60,6 @@ function fillUp(file: string): void {
   }
 }
 
-function clientOf(url: string) {
-  async function send(method: string, path: string, { body, key, token }: Answer = {}) {
-    const response = await fetch(`${url}${path}`, {
-      method,
-      headers: {
-        'content-type': 'application/json',
-        ...(token && { authorization: `Bearer ${token}` }),
-        ...(key && { 'idempotency-key': key }),
-      },
-      ...(body && { body: JSON.stringify(body) }),
-    })
-    const type = response.headers.get('content-type') ?? ''
-    return { status: response.status, type, body: (await response.json()) as Answer }
-  }
-  return {
-    send,
-    /** The same key is the same order. */
-    place: (key: string) =>
-      send('POST', '/api/orders', {
-        key,
-        body: { paymentMethod: 'pm_card_visa', email: 'eve@example.org', lines: [{ sku: 'heart', quantity: 1 }] },
-      }),
-    async stock() {
-      const { body } = await send('POST', '/api/sessions', { body: operator })
-      const staff = { token: body.token }
-      const product = { sku: 'heart', name: 'Heart', pricePence: 255 }
-      assert.equal((await send('POST', '/api/products', { ...staff, key: 'product', body: product })).status, 201)
-      const receipt = { ...staff, key: 'receipt', body: { quantity: 100_000 } }
-      const received = () => send('POST', '/api/inventory/heart/receipts', receipt)
-      await eventually(async () => (await received()).status < 300)
-    },
-  }
-}
-
 test('a disk that fills while the shop runs: 503 and what to do, and once there is room it goes on by itself with every order it had accepted', {
   skip: await whyNoDisk(),
   timeout: 180_000,
@@ -109,7 +73,7 @@ test('a disk that fills while the shop runs: 503 and what to do, and once there 
   {
     await using main = startMain({ ...environment, DATA_DIR })
     const url = await main.answers()
-    const { send, place, stock } = clientOf(url)
+    const { send, place, stock } = customerOf(url)
     const statusOf = async (path: string) => (await send('GET', path)).status
     await stock()
 
