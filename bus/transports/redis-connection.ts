@@ -79,7 +79,13 @@ export class Connection {
     client.on('error', (error: Error) => this.lose(client, error))
     client.on('end', () => this.lose(client, new Error('the server closed the connection')))
     try {
-      await this.within(client, client.connect(), replyTimeoutMs)
+      const connecting = client.connect()
+      // A client that is destroyed while its socket connects finishes connecting all the same.
+      connecting.then(
+        () => this.client === client || client.destroy(),
+        () => {},
+      )
+      await this.within(client, connecting, replyTimeoutMs)
       if (this.client !== client) throw new Error('the connection was lost while it was made')
       client.unref()
       this.usable = true

@@ -211,11 +211,12 @@ export class Reader {
   /** Never more than the window, and nothing under a lease that may be over (S2, S5). */
   private handOver(): void {
     const { consume, clock } = this.options
-    const count = Math.min(this.held.length, consume.windowMax - this.inFlight)
-    if (count <= 0 || this.stopped || clock.now() >= this.leaseUntil) return
-    const deliveries = this.held.splice(0, count)
-    this.inFlight += count
-    consume.receive(deliveries)
+    while (!this.stopped && clock.now() < this.leaseUntil) {
+      const count = Math.min(this.held.length, consume.windowMax - this.inFlight)
+      if (count <= 0) return
+      this.inFlight += count
+      consume.receive(this.held.splice(0, count)) // which may acknowledge at once, and so make room
+    }
   }
 
   // --- who owns what ---
