@@ -12,7 +12,14 @@ const SCAN_ENTRIES_MAX = 20_000
 /** The server is busy with nothing else meanwhile. */
 const SCAN_CHUNK = 1_000
 
-type Standing = [cursor: string, entriesRead: number, entriesAdded: number, length: number, lastId: string, first: string]
+type Standing = [
+  cursor: string,
+  entriesRead: number,
+  entriesAdded: number,
+  length: number,
+  lastId: string,
+  first: string,
+]
 type Kind = [type: string, headers: string, count: number, firstId: string]
 type Place = { stream: string; cursor: string; behind: number; finishedBehind: number }
 type Count = { waiting: number; oldestId: string | null }
@@ -48,7 +55,12 @@ export async function countBacklog(
 }
 
 /** What this process has finished is not written down yet, perhaps. */
-function placeOf(stream: string, [cursor, read, added, length]: Standing, reader: Reader | undefined, shard: number): Place {
+function placeOf(
+  stream: string,
+  [cursor, read, added, length]: Standing,
+  reader: Reader | undefined,
+  shard: number,
+): Place {
   if (cursor === '') return { stream, cursor: '0-0', behind: length, finishedBehind: 0 } // made anew, from the beginning
   const ours = reader?.progressOf(shard)
   if (!ours) return { stream, cursor, behind: added - read, finishedBehind: 0 }

@@ -6,7 +6,7 @@
  * N2 Nothing is sent again by itself: what was on its way when the connection went may have been done.
  * N3 While there is no connection, commands are rejected at once; it is tried again with back-off for as long as it takes.
  */
-import { type RedisClientType, createClient } from 'redis'
+import { createClient, type RedisClientType } from 'redis'
 import type { Clock, Timer } from '../clock.ts'
 import { BusError, UnavailableError } from '../errors.ts'
 import type { Argument } from './redis-entry.ts'

@@ -2,8 +2,9 @@
  * A message as an entry of a stream. Fields: `id`, `type`, `key` (absent: no key), `headers` (JSON; absent: none), and the
  * body as `text` or as `bytes`.
  */
-import { headersText } from '../outbox.ts'
+
 import type { WireMessage } from '../message.ts'
+import { headersText } from '../outbox.ts'
 import { shardOf } from '../routing.ts'
 
 /** The type of an entry that some other program wrote without one; nobody defines an event of this name. */

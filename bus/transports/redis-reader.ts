@@ -406,9 +406,7 @@ export class Reader {
     if (!drained || this.balanceAt === 0) return
     this.balanceAt = 0
     const { commands, keys } = this.options
-    void commands
-      .command(['XADD', keys.control, 'MAXLEN', '~', '100', '*', 'subscription', this.name])
-      .catch(() => {}) // the next heartbeat gives it back
+    void commands.command(['XADD', keys.control, 'MAXLEN', '~', '100', '*', 'subscription', this.name]).catch(() => {}) // the next heartbeat gives it back
   }
 
   private async flush(): Promise<void> {

@@ -299,10 +299,7 @@ class RedisTransport implements Transport {
   async consume(name: string, options: ConsumeOptions): Promise<Consumer> {
     this.live()
     const taken = () =>
-      new BusError(
-        'invalid_argument',
-        `${name} is consumed here already: one consumer per subscription and transport`,
-      )
+      new BusError('invalid_argument', `${name} is consumed here already: one consumer per subscription and transport`)
     if (this.readers.has(name)) throw taken()
     const record = await this.commands.command(['HGET', this.keys.subscriptions, name])
     if (typeof record !== 'string') throw new BusError('not_found', `no subscription '${name}': declare() it first`)
