@@ -7,7 +7,7 @@ import type { WireMessage } from '../message.ts'
 import { eventually } from '../testing/eventually.ts'
 import { consume } from '../testing/inbox.ts'
 import { needs } from '../testing/servers/needs.ts'
-import { type Proxy, type ProxyOptions, startProxy } from '../testing/servers/proxy.ts'
+import { type ProxyOptions, startProxy } from '../testing/servers/proxy.ts'
 import { type RedisOptions, startRedis } from '../testing/servers/redis.ts'
 import type { Server } from '../testing/servers/server.ts'
 import { inWorld, type World } from '../testing/world.ts'
@@ -70,7 +70,7 @@ class Place {
     return transport
   }
 
-  async proxy(onData?: ProxyOptions['onData']): Promise<Proxy> {
+  async proxy(onData?: ProxyOptions['onData']) {
     const proxy = await startProxy({ target: this.server.port, ...(onData && { onData }) })
     this.world.defer(() => proxy[Symbol.asyncDispose]())
     return proxy
