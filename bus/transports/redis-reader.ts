@@ -459,7 +459,7 @@ export class Reader {
   progressOf(shard: number): Progress | undefined {
     const owned = this.owned.get(shard)
     if (!owned) return undefined
-    return { ...this.finishedTo(owned), finishedBehind: owned.unfinished.finishedBehind().length }
+    return { ...this.finishedTo(owned), finishedBehind: owned.unfinished.finishedBehind() }
   }
 
   // --- the end ---

@@ -28,9 +28,13 @@ export class Unfinished<Kind extends Item> {
     return this.items.reduce((count, { done }) => count + (done ? 0 : 1), 0)
   }
 
-  /** Finished ones behind the lowest unfinished: they are done although whoever looks at the lowest cannot know it. */
-  finishedBehind(): Kind[] {
+  /** Finished ones behind the lowest unfinished: done, although whoever looks at the lowest cannot know it. */
+  finishedBehind(): number {
     this.lowest()
-    return this.items.slice(this.finished).filter(({ done }) => done)
+    return this.items.length - this.finished - this.count()
+  }
+
+  isFinished(which: (item: Kind) => boolean): boolean {
+    return this.items.some((item) => item.done && which(item))
   }
 }
