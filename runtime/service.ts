@@ -15,6 +15,7 @@ import type { Api } from './http.ts'
 import { createIdempotency, type Idempotency, idempotencyDdl } from './idempotency.ts'
 import type { Log } from './log.ts'
 import { createRandom } from './random.ts'
+import type { Traces } from './tracing.ts'
 
 /** What a service is made of; simulators of the outside world it makes itself, from `config`. */
 export type ServiceContext = {
@@ -48,6 +49,8 @@ export type Host = {
   readonly clock: Clock
   readonly config: Config
   readonly log: Log
+  /** Null: nobody traces. */
+  readonly traces?: Traces | null
 }
 
 export type Service = {
@@ -77,7 +80,8 @@ export async function prepareService({ name, schema, wire }: ServiceDefinition, 
     await store.open()
     await store.migrate('idempotency', idempotencyDdl)
     if (schema) await store.migrate(name, await readFile(schema, 'utf8'))
-    const bus = createBus({ service: name, transport, store, events, clock, random, log })
+    const tracing = host.traces?.of(name)
+    const bus = createBus({ service: name, transport, store, events, clock, random, log, ...(tracing && { tracing }) })
     const idempotency = createIdempotency({ bus, store, clock })
     const makeId = idMaker(clock, random)
     const newId = (prefix: string) => `${prefix}_${makeId()}`

@@ -45,7 +45,7 @@ export async function startProxy({ target, onData }: ProxyOptions): Promise<Prox
       })
     }
     let pending = 0
-    from.on('data', (chunk) => {
+    from.on('data', (chunk: Buffer) => {
       if (state !== 'passing') return
       onData?.(chunk, direction)
       if (state !== 'passing') return

@@ -92,7 +92,7 @@ async function rabbitmqNode(
   first: string,
   names: ErlangNames,
   { settings = {}, plugins = [] }: RabbitmqOptions,
-  disposed: (() => Promise<void>) | undefined,
+  disposed: (() => PromiseLike<void>) | undefined,
 ): Promise<Server> {
   const { account, cookie } = names
   const port = await freePort()

@@ -52,12 +52,12 @@ export type ServerPlan = {
   readonly command: string
   readonly args: readonly string[]
   readonly environment?: NodeJS.ProcessEnv
-  readonly account?: Account
+  readonly account?: Account | undefined
   readonly stopSignal?: NodeJS.Signals
   /** Whether it answers now. */
   answers(): Promise<boolean>
   /** What belongs to it and ends after it. */
-  disposed?(): Promise<void>
+  disposed?: (() => PromiseLike<void>) | undefined
 }
 
 /** Whom a process runs as; of no effect where we are not root. */
