@@ -1,5 +1,7 @@
 /** What can go wrong with a Redis server, on real ones that are killed, cut off, trimmed and emptied. */
 import assert from 'node:assert/strict'
+import { cp, rm } from 'node:fs/promises'
+import { join } from 'node:path'
 import { test } from 'node:test'
 import { createClient } from 'redis'
 import type { Log } from '../log.ts'
@@ -78,7 +80,7 @@ class Place {
 
   /** What an operator could do by hand. */
   async raw(...args: string[]): Promise<unknown> {
-    const client = createClient({ url: this.server.url, socket: { reconnectStrategy: false } })
+    const client = createClient({ url: this.server.url, RESP: 2, socket: { reconnectStrategy: false } })
     client.on('error', () => {})
     await client.connect()
     try {
@@ -292,6 +294,31 @@ check(
   { appendonly: false },
 )
 
+check(
+  'F11 a server that comes back without its last entries: it is said, and nothing new is skipped',
+  async (place) => {
+    const transport = await place.open({ shards: 1 })
+    await transport.declare(everything('all'))
+    const inbox = await consume(transport, 'all')
+    await transport.publish(series(0, 50))
+    await inbox.until(50)
+    await settles(async () => (await transport.backlog('all')).waiting === 0, 'not acknowledged')
+    const [, folder] = (await place.raw('CONFIG', 'GET', 'dir')) as [string, string]
+    await place.server.stop()
+    await cp(join(folder, 'appendonlydir'), join(folder, 'earlier'), { recursive: true })
+    await place.server.start()
+    await settles(() => transport.publish(series(50, 50)).then(() => true), 'publishing did not come back')
+    await inbox.untilIds((seen) => seen.size === 100)
+    await place.server.kill()
+    await rm(join(folder, 'appendonlydir'), { recursive: true })
+    await cp(join(folder, 'earlier'), join(folder, 'appendonlydir'), { recursive: true })
+    await place.server.start()
+    await settles(() => place.said('error', /came back without its last entries/), 'nothing was said')
+    await settles(() => transport.publish(series(100, 50)).then(() => true), 'publishing did not come back')
+    await inbox.untilIds((seen) => seen.size === 150)
+  },
+)
+
 check('F2 a stream deleted under load: it is said, its group is made anew, and messages flow', async (place) => {
   const transport = await place.open()
   await transport.declare(everything('all'))
@@ -403,6 +430,56 @@ check('B2 an ephemeral subscription of a process that died is forgotten once its
   )
 })
 
+check(
+  'F6 members join and leave all the time, done out of order: nothing is lost, each key keeps its order',
+  async (place) => {
+    const COUNT = 6_000
+    const publisher = await place.open({ shards: 8 })
+    await publisher.declare(everything('all'))
+    const seen: Delivery[] = []
+    /** Done in any order, a few at a time. */
+    const join = async () => {
+      const transport = await place.open({ shards: 8 })
+      const waiting: Delivery[] = []
+      const inbox = await consume(transport, 'all', {
+        windowMax: 50,
+        ack: false,
+        into: seen,
+        onReceive: (deliveries) => void waiting.push(...deliveries),
+      })
+      const work = setInterval(() => {
+        const done = Array.from({ length: 10 }, () => waiting.splice(Math.floor(Math.random() * waiting.length), 1))
+        inbox.consumer.ack(done.flat())
+      }, 1)
+      place.world.defer(() => clearInterval(work))
+      return {
+        got: () => inbox.deliveries.length,
+        async leave() {
+          await transport.close()
+          clearInterval(work)
+        },
+      }
+    }
+    const arrived = () => new Set(seen.map(({ message }) => message.id)).size
+    const stays = await join()
+    const publishing = (async () => {
+      for (let from = 0; from < COUNT; from += 50) await publisher.publish(series(from, 50, 60))
+    })()
+    for (let round = 0; round < 5; round++) {
+      const comer = await join()
+      // It has its share once it gets something; the others go on meanwhile.
+      await settles(() => comer.got() > 20 || arrived() === COUNT, 'the newcomer got no share')
+      await comer.leave()
+    }
+    await publishing
+    await settles(() => arrived() === COUNT || assert.fail(`${arrived()} arrived`), 'something is lost')
+    assert.ok(stays.got() > 0)
+    assertOrderPerKey(seen)
+    await settles(async () => (await publisher.backlog('all')).waiting === 0, 'something still waits')
+    assert.equal(place.said('error', /./), undefined)
+  },
+)
+
 check('one connection for each consumed subscription, and one more', async (place) => {
   const transport = await place.open()
   for (const name of ['one', 'two', 'three']) {
@@ -510,3 +587,29 @@ check(
     assert.equal((await transport.backlog('some')).waiting, 10_000)
   },
 )
+
+check('who opens first decides about shards; others follow', async (place) => {
+  const first = await place.open({ shards: 3 })
+  const second = await place.open({ shards: 8 })
+  await second.declare(everything('all'))
+  const inbox = await consume(first, 'all')
+  await second.publish(series(0, 100, 50))
+  await inbox.until(100)
+  assert.deepEqual([...new Set(inbox.deliveries.map(({ lease }) => lease.shard))].sort(), [0, 1, 2])
+})
+
+check('XINFO GROUPS, and whatever scales by it, sees the backlog as lag; nothing is ever pending', async (place) => {
+  const transport = await place.open({ shards: 1 })
+  await transport.declare(everything('all'))
+  await transport.publish(series(0, 100))
+  const group = async () => {
+    const [flat] = (await place.raw('XINFO', 'GROUPS', '{p}:log:0')) as [(string | number)[]]
+    return { lag: flat[flat.indexOf('lag') + 1], pending: flat[flat.indexOf('pending') + 1] }
+  }
+  assert.deepEqual(await group(), { lag: 100, pending: 0 })
+  const inbox = await consume(transport, 'all', { ack: false })
+  await inbox.until(100)
+  inbox.consumer.ack(inbox.deliveries.slice(0, 40))
+  await settles(async () => (await group()).lag === 60, 'the lag is not what is unfinished')
+  assert.equal((await group()).pending, 0)
+})
