@@ -81,6 +81,9 @@ const CONNECT_TIMEOUT_MS = 3_000
 /** What a connection itself would allow; `Link.request` has the limit that counts (K1). */
 const NEVER_MS = 2 ** 31 - 1
 const REQUESTS_IN_FLIGHT_MAX = 16
+/** How long a passing state of the cluster is waited out, and how often it is looked at. */
+const TRANSIENT_MAX_MS = 10_000
+const TRANSIENT_LOOK_MS = 40
 
 type Address = { readonly host: string; readonly port: number }
 
@@ -167,6 +170,9 @@ export class Link {
 }
 
 export type TopicLayout = { readonly id: string; readonly name: string; readonly leaders: readonly number[] }
+
+/** The cluster answers, and cannot do it at this moment: a leader or a coordinator moves, a topic is just made. */
+export class Transient extends UnavailableError {}
 
 export class Cluster {
   readonly settings: KafkaSettings
@@ -274,6 +280,19 @@ export class Cluster {
     throw failure ?? this.translate(new Error('the transport is closed'))
   }
 
+  /** Does what may be done again, until no passing state of the cluster is in its way, but not for ever. */
+  async patiently<T>(work: () => Promise<T>): Promise<T> {
+    const endAt = performance.now() + TRANSIENT_MAX_MS
+    while (true) {
+      try {
+        return await work()
+      } catch (error) {
+        if (!(error instanceof Transient) || performance.now() > endAt || this.closed) throw this.translate(error)
+        await new Promise((resolve) => setTimeout(resolve, TRANSIENT_LOOK_MS))
+      }
+    }
+  }
+
   /** What went wrong, as the bus says it: come again, or change something. */
   translate(error: unknown): BusError {
     if (error instanceof BusError) return error
@@ -298,7 +317,7 @@ export class Cluster {
     const name = (protocolErrorsCodesById as Record<number, string>)[code] ?? `error ${code}`
     const advice = refusals[name]
     if (advice) return new BusError('transport_refused', `${this.settings.shown}, ${about}: ${name}. ${advice}`)
-    return new UnavailableError('transport_unavailable', `${this.settings.shown}, ${about}: ${name}; it is tried again`)
+    return new Transient('transport_unavailable', `${this.settings.shown}, ${about}: ${name}; it is tried again`)
   }
 
   close(): void {

@@ -96,10 +96,12 @@ class KafkaTransport implements Transport {
   }
 
   open(): Promise<void> {
-    this.opening ??= this.connect().catch((error) => {
-      this.opening = undefined
-      throw this.closing ? closedError() : this.cluster.translate(error)
-    })
+    this.opening ??= this.cluster
+      .patiently(() => this.connect())
+      .catch((error) => {
+        this.opening = undefined
+        throw this.closing ? closedError() : this.cluster.translate(error)
+      })
     return this.opening
   }
 
@@ -136,13 +138,10 @@ class KafkaTransport implements Transport {
     // Who waits for a topic is not overtaken by who comes later.
     this.preparing += 1
     const before = this.publishing
-    const sent = this.attempt(async () => {
-      try {
-        await Promise.all(missing.map((owner) => this.prepare(owner)))
-        await before.catch(() => {})
-      } finally {
-        this.preparing -= 1
-      }
+    const prepared = this.attempt(() => Promise.all(missing.map((owner) => this.prepare(owner))))
+    const sent = Promise.allSettled([prepared, before]).then(async () => {
+      this.preparing -= 1
+      await prepared
       return { done: send() }
     })
     this.publishing = sent
@@ -265,7 +264,7 @@ class KafkaTransport implements Transport {
 
   private async attempt<T>(work: () => Promise<T>): Promise<T> {
     try {
-      return await work()
+      return await this.cluster.patiently(work)
     } catch (error) {
       throw this.closing ? closedError() : this.cluster.translate(error)
     }
@@ -282,7 +281,7 @@ class KafkaTransport implements Transport {
     if (this.ready.has(owner)) return Promise.resolve()
     let preparing = this.owners.get(owner)
     if (!preparing) {
-      preparing = this.makeOwner(owner).finally(() => this.owners.delete(owner))
+      preparing = this.cluster.patiently(() => this.makeOwner(owner)).finally(() => this.owners.delete(owner))
       this.owners.set(owner, preparing)
     }
     return preparing
