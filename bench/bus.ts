@@ -5,7 +5,7 @@
 import { join } from 'node:path'
 import { setFlagsFromString } from 'node:v8'
 import { runInNewContext } from 'node:vm'
-import { type Bus, createBus, event, type Schema, sqliteStore, sqliteTransport } from '@shopsphere/bus'
+import { type Bus, createBus, event, type Schema, type Step, sqliteStore, sqliteTransport } from '@shopsphere/bus'
 import { inFolder } from './folder.ts'
 import { fullDurability, rawCommitsPerSecond, rawLoop } from './raw-sqlite.ts'
 import { type Bench, compare, type Pair, type Result } from './result.ts'
@@ -88,18 +88,22 @@ async function measureBacklog(backlog: Pair[], memory: Pair[]): Promise<void> {
 
 async function withBuses<T>(
   prefix: string,
-  work: (publisher: Bus, makeConsumer: (handle: () => void) => Bus) => Promise<T>,
+  work: (publisher: Bus, makeConsumer: (handle: () => void, received?: () => void) => Bus) => Promise<T>,
 ): Promise<T> {
   const transport = sqliteTransport(`${prefix}-broker.db`)
   const opened: Bus[] = []
-  const make = (service: string): Bus => {
-    const bus = createBus({ service, transport, store: sqliteStore(`${prefix}-${service}.db`), events: [readingTaken] })
+  const make = (service: string, received = () => {}): Bus => {
+    const store = sqliteStore(`${prefix}-${service}.db`)
+    const onStep = (step: Step) => {
+      if (step === 'receive') received()
+    }
+    const bus = createBus({ service, transport, store, events: [readingTaken], onStep })
     opened.push(bus)
     return bus
   }
   try {
-    return await work(make('sensors'), (handle) => {
-      const consumer = make('archive')
+    return await work(make('sensors'), (handle, received) => {
+      const consumer = make('archive', received)
       consumer.subscribe(readingTaken, handle)
       return consumer
     })
@@ -153,7 +157,10 @@ function publishToHandled(prefix: string): Promise<number> {
   })
 }
 
-/** BACKLOG_LONG messages handled in all, `waiting` of them waiting each time that the consumer starts: from first to last. */
+/**
+ * BACKLOG_LONG messages handled in all, `waiting` of them waiting each time that the consumer starts: from the first that is
+ * received to the last that is handled.
+ */
 async function drain(prefix: string, waiting: number): Promise<number> {
   let busyMs = 0
   for (let round = 0; round < BACKLOG_LONG / waiting; round++) {
@@ -197,11 +204,13 @@ async function drainOnce(
     const done = Promise.withResolvers<void>()
     let handled = 0
     let begin = 0
-    const consumer = makeConsumer(() => {
-      if (handled === 0) begin = performance.now()
+    const handle = () => {
       handled += 1
       onHandled(handled)
       if (handled === waiting) done.resolve()
+    }
+    const consumer = makeConsumer(handle, () => {
+      begin ||= performance.now()
     })
     await consumer.start()
     await done.promise

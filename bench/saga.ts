@@ -18,7 +18,7 @@ const STOCK = 1_000_000
 const CALLERS = 64
 const STANDSTILL_MAX_MS = 60_000
 /** The services are split over two processes, as SERVICES does it, so that both processors have work. */
-const OTHER_PROCESS = ['notification', 'analytics', 'audit']
+const OTHER_PROCESS = ['shipping', 'notification', 'analytics', 'audit']
 const OPERATOR = { email: 'operator@shop.example', password: 'a long enough password' }
 
 export const run: Bench = async ({ runs, note }) => {
