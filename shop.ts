@@ -101,7 +101,7 @@ export async function startShop(options: ShopOptions = {}): Promise<Shop> {
   const opened: (() => Promise<void>)[] = []
   try {
     const tokens = createTokens({ secret: prepareFolders(config, options), clock })
-    const transport = options.transport ?? openTransport(config, clock, options)
+    const transport = options.transport ?? (await openTransport(config, clock, log, options))
     opened.push(() => transport.close())
     const { services, hears } = await prepareServices({ config, clock, log, transport, options, opened })
     // Every subscription exists before anybody says anything, so nobody misses what another says first.
@@ -140,15 +140,22 @@ function prepareFolders(config: Config, { inMemory, transport, openStore }: Shop
   if (!inMemory) {
     const folders = new Set([config.dataDir])
     if (!openStore) folders.add(config.database.path)
-    if (!transport) folders.add(dirname(config.broker.path))
+    if (!transport && config.broker.scheme === 'sqlite') folders.add(dirname(config.broker.path))
     for (const folder of folders) prepareDataFolder(folder)
   }
   return tokenSecret(config)
 }
 
 /** The one place that knows which broker is which transport; readConfig refuses the schemes that are not here. */
-function openTransport({ broker }: Config, clock: Clock, { inMemory }: ShopOptions): Transport {
-  return inMemory ? memoryTransport(memoryBroker({ clock })) : sqliteTransport(broker.path, { clock })
+async function openTransport(
+  { broker }: Config,
+  clock: Clock,
+  log: Log,
+  { inMemory }: ShopOptions,
+): Promise<Transport> {
+  if (inMemory) return memoryTransport(memoryBroker({ clock }))
+  if (broker.scheme === 'kafka') return (await import('@shopsphere/bus/kafka')).kafkaTransport(broker.url, { log })
+  return sqliteTransport(broker.path, { clock })
 }
 
 /** And which database is which store: one for each service. */
