@@ -76,7 +76,7 @@ const FETCH_WAIT_MS = 500
 const FETCH_BYTES_MAX = 4_000_000
 const FETCH_PARTITION_BYTES_MAX = 1_000_000
 const PREFETCH_BYTES_MAX = 8_000_000
-const PREFETCH_MIN = 1_000
+const PREFETCH_MIN = 10_000
 /** Acknowledgements are written after this long, together. */
 const COMMIT_MS = 25
 /** Positions that only passed over messages of others are written once there are so many. */
