@@ -8,6 +8,10 @@ const benches: Record<string, { about: string; load: () => Promise<{ run: Bench 
     about: 'the embedded bus: publish, publish-to-handled, a long backlog; against a raw loop of one-row commits',
     load: () => import('./bus.ts'),
   },
+  kafka: {
+    about: 'the Kafka transport: publish, consume, latency; against the raw client on the same server',
+    load: () => import('./kafka.ts'),
+  },
   saga: {
     about: 'whole orders through all services, from placed to delivered; against the same raw loop',
     load: () => import('./saga.ts'),
