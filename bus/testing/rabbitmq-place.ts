@@ -1,7 +1,7 @@
 /** Where a world's things stand on a real RabbitMQ, and how they go away with it. */
 import { connect } from 'amqplib'
-import { namesOf } from '../transports/rabbitmq-topology.ts'
 import { rabbitmqTransport } from '../transports/rabbitmq.ts'
+import { namesOf } from '../transports/rabbitmq-topology.ts'
 import type { World } from './world.ts'
 
 export const rabbitmqUrl = process.env.RABBITMQ_URL ?? 'amqp://guest:guest@127.0.0.1:5672'
@@ -24,7 +24,8 @@ export async function eraseRabbitmq(url: string, prefix: string): Promise<void> 
   const names = namesOf(prefix, 'platform-events')
   const model = await connect(url)
   const channel = await model.createChannel()
-  for (const exchange of [names.events, names.headers, names.dead, names.control]) await channel.deleteExchange(exchange)
+  for (const exchange of [names.events, names.headers, names.dead, names.control])
+    await channel.deleteExchange(exchange)
   await channel.deleteQueue(names.registry)
   await model.close()
 }

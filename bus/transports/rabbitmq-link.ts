@@ -247,7 +247,8 @@ export function replyCode(error: unknown): unknown {
 function refuseVersion(model: ChannelModel): void {
   const { product, version } = model.connection.serverProperties
   const [major, minor] = versionOf(version)
-  if (product === 'RabbitMQ' && (major > VERSION_MIN[0] || (major === VERSION_MIN[0] && minor >= VERSION_MIN[1]))) return
+  if (product === 'RabbitMQ' && (major > VERSION_MIN[0] || (major === VERSION_MIN[0] && minor >= VERSION_MIN[1])))
+    return
   throw new BusError(
     'transport_refused',
     `the server is ${product} ${version}: use RabbitMQ ${VERSION_MIN.join('.')} or later, for its quorum queues`,

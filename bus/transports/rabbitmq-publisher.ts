@@ -122,9 +122,12 @@ export class Publisher {
   }
 
   private finish(job: Job): void {
-    if (this.returned.size === 0) return job.settle()
-    const returned = job.messages.filter(({ id }) => this.returned.delete(id)) // P3
-    if (returned.length === 0) return job.settle()
+    const returned = this.returned.size > 0 ? job.messages.filter(({ id }) => this.returned.delete(id)) : [] // P3
+    if (returned.length === 0) job.settle()
+    else this.settleReturned(job, returned)
+  }
+
+  private settleReturned(job: Job, returned: readonly WireMessage[]): void {
     this.options.unroutable(returned).then(
       () => job.settle(),
       (error) => job.settle(translate(error)),
@@ -164,5 +167,7 @@ function notConnected(): BusError {
 function unsendable({ type, id }: WireMessage, error: unknown): BusError {
   const { message, name } = error as Error
   if (name === 'IllegalOperationError') return translate(error)
-  return new BusError('invalid_argument', `message ${id} (${type}) does not fit into AMQP: ${message}`, { cause: error })
+  return new BusError('invalid_argument', `message ${id} (${type}) does not fit into AMQP: ${message}`, {
+    cause: error,
+  })
 }

@@ -4,7 +4,7 @@
  *
  * R1 A process registers at all shards; the broker hands each to the one that registered first, and to the next in line
  *    once that one is gone. Every registration has its own epoch, in the order of the line (registry, G3).
- * R2 At most `windowMax` deliveries are handed over and unfinished; the broker sends at most that many ahead, all shards together.
+ * R2 At most `windowMax` deliveries are handed over and unfinished; beyond them, the broker's prefetch of each shard waits here.
  * R3 A process with more shards than its part steps back: it takes no more of a shard, finishes what it took, and
  *    registers anew behind the others. Parts differ by one at most.
  * R4 A registration that the broker ended is revoked at once and made again, with back-off, until `close`.
@@ -22,6 +22,8 @@ export type ReaderOptions = ConsumeOptions & {
   readonly name: string
   /** The shards' queues, in order. */
   readonly queues: readonly string[]
+  /** Where those who share it are counted; null: it is this process's alone. */
+  readonly members: string | null
   readonly link: Link
   readonly rollCall: RollCall
   /** Runs `work` with the next epoch, under the lock; `repair`: after making anew what may be missing on the broker. */
@@ -39,7 +41,6 @@ const LOOK_MS = 2_000
 export class Reader {
   readonly name: string
   private readonly options: ReaderOptions
-  private readonly prefetch: number
   private readonly registrations = new Map<number, Registration>()
   private closed = false
   private started = false
@@ -47,34 +48,31 @@ export class Reader {
   private scheduled = false
   private turn = 0
   private readonly touched = new Set<Registration>()
+  /** The others can reach it. */
+  private isHeard = false
   private keeping: Promise<void> | undefined
   private wake = () => {}
   private balancing: Promise<void> | undefined
   private balanceAgain = false
-  /** As last seen, one number a shard. */
-  private line = ''
+  /** As last seen; 0: it must be looked at again. */
+  private membersSeen = 0
   private looker: NodeJS.Timeout | undefined
 
   constructor(options: ReaderOptions) {
     this.options = options
     this.name = options.name
-    this.prefetch = Math.max(1, Math.floor(options.windowMax / options.queues.length))
   }
 
   async start(): Promise<void> {
-    const { rollCall, queues } = this.options
-    await rollCall.listen(this.name, {
-      answer: () => this.census(),
-      changed: () => this.balance(),
-    })
     try {
-      await this.register([...queues.keys()], false)
+      await this.register(this.missing(), false)
     } catch (error) {
       await this.close()
       throw error
     }
     this.started = true
     this.schedule()
+    if (!this.isWhole) this.keep()
     this.looker = setInterval(() => this.balance(true), LOOK_MS).unref()
   }
 
@@ -103,11 +101,6 @@ export class Reader {
     await this.balancing
     await rollCall.ignore(this.name)
     rollCall.tellChanged(this.name)
-  }
-
-  /** Whether it is one of those whom a passive declaration counts. */
-  get isRegistered(): boolean {
-    return this.registrations.size > 0
   }
 
   async census(): Promise<Omit<Answer, 'member'>> {
@@ -153,13 +146,13 @@ export class Reader {
   private async register(shards: readonly number[], repair: boolean): Promise<void> {
     const { link, queues, underNextEpoch } = this.options
     await underNextEpoch(repair, async (epoch) => {
+      if (!this.isHeard) await this.listen()
       for (const shard of shards) {
         if (this.closed) return
         const registration = await Registration.open({
           link,
           queue: queues[shard]!,
           lease: { shard, epoch },
-          prefetch: this.prefetch,
           messageOf,
           arrived: () => this.schedule(),
           nameless: (message, by) => void this.giveName(message, by),
@@ -172,6 +165,20 @@ export class Reader {
     })
     this.options.rollCall.tellChanged(this.name)
     if (this.started) this.schedule()
+  }
+
+  private async listen(): Promise<void> {
+    const { rollCall, members } = this.options
+    await rollCall.listen(this.name, {
+      members,
+      answer: () => this.census(),
+      changed: () => this.balance(),
+      unheard: () => {
+        this.isHeard = false
+        if (!this.closed) this.keep()
+      },
+    })
+    this.isHeard = true
   }
 
   /** R4 */
@@ -190,16 +197,21 @@ export class Reader {
 
   /** R4: until every shard has its registration. */
   private keep(): void {
+    if (!this.started) return // `start` fails, and says so
     this.keeping ??= this.registerMissing().then(
       () => {
         this.keeping = undefined
-        if (this.missing().length > 0) this.keep()
+        if (!this.isWhole) this.keep()
       },
       (error) => {
         this.keeping = undefined
         this.options.warn({ error, subscription: this.name }, 'a subscription is gone and is consumed no more')
       },
     )
+  }
+
+  private get isWhole(): boolean {
+    return this.closed || (this.isHeard && this.missing().length === 0)
   }
 
   private missing(): number[] {
@@ -210,7 +222,7 @@ export class Reader {
 
   private async registerMissing(): Promise<void> {
     const { warn } = this.options
-    for (let failures = 0; this.missing().length > 0; failures++) {
+    for (let failures = 0; !this.isWhole; failures++) {
       if (failures > 0) await this.pause(Math.min(RETRY_MAX_MS, RETRY_FIRST_MS * 2 ** failures))
       try {
         await this.register(this.missing(), true)
@@ -249,14 +261,14 @@ export class Reader {
   /** Shards that are being given up, to be registered for anew. */
   private readonly moving = new Set<number>()
 
-  /** R3. `onlyIfMoved`: only where the lines before the queues look different from the last time. */
-  private balance(onlyIfMoved = false): void {
+  /** R3. `onlyIfChanged`: only where their number is not what it was. */
+  private balance(onlyIfChanged = false): void {
     if (this.closed || !this.started) return
     if (this.balancing) {
-      this.balanceAgain ||= !onlyIfMoved
+      this.balanceAgain ||= !onlyIfChanged
       return
     }
-    this.balancing = this.rebalance(onlyIfMoved)
+    this.balancing = this.rebalance(onlyIfChanged)
       .catch(() => {}) // the connection went, or a queue: `lost` deals with it
       .finally(() => {
         this.balancing = undefined
@@ -266,17 +278,15 @@ export class Reader {
       })
   }
 
-  private async rebalance(onlyIfMoved: boolean): Promise<void> {
-    const { rollCall, queues } = this.options
-    if (this.registrations.size < queues.length) return
-    const counts = await Promise.all([...this.registrations.values()].map((registration) => registration.consumers()))
-    const line = counts.join()
-    if (onlyIfMoved && line === this.line) return
-    const others = Math.max(...counts) - 1
-    const answers = await rollCall.ask(this.name, others)
+  private async rebalance(onlyIfChanged: boolean): Promise<void> {
+    const { rollCall, queues, members, link } = this.options
+    if (members === null || this.registrations.size < queues.length) return
+    const { consumerCount } = await link.onChannel((channel) => channel.checkQueue(members))
+    if (onlyIfChanged && consumerCount === this.membersSeen) return
+    const answers = await rollCall.ask(this.name, consumerCount - 1)
     // Somebody who is silent may hold anything: it is looked at again until it speaks or the broker drops it.
-    this.line = answers.length === others ? line : ''
-    if (this.line === '') return
+    this.membersSeen = answers.length === consumerCount - 1 ? consumerCount : 0
+    if (this.membersSeen === 0) return
     const own = [...this.registrations].map(([shard, { lease }]) => [shard, lease.epoch])
     const surplus = surplusOf(
       rollCall.member,

@@ -4,10 +4,12 @@
  * subscription, through the exchange `platform-events.control`.
  *
  * O1 Nobody is asked while nothing changes: an idle process costs nothing here.
- * O2 An answer that does not come in time is left out; whoever asks knows how many it expects.
+ * O2 How many there are, the broker says: each consumes a queue `<subscription>.members`, where nothing ever is.
+ * O3 An answer that does not come in time is left out; whoever asks knows how many it expects.
  */
 import { randomUUID } from 'node:crypto'
 import type { Channel } from 'amqplib'
+import { UnavailableError } from '../errors.ts'
 import type { Link } from './rabbitmq-link.ts'
 import type { Names } from './rabbitmq-topology.ts'
 
@@ -22,9 +24,13 @@ export type Answer = {
 }
 
 export type Listener = {
+  /** Where those who share the subscription are counted; null: it is this process's alone. */
+  readonly members: string | null
   answer(): Promise<Omit<Answer, 'member'>>
   /** Somebody came, left or moved. */
   changed(): void
+  /** It is heard no more: `listen` again. */
+  unheard(): void
 }
 
 type Note =
@@ -48,14 +54,16 @@ export class RollCall {
     this.names = names
   }
 
-  /** Begins to hear on a new connection. */
+  /** A queue on this connection; again wherever that is lost and the connection is not. */
   async attach(link: Link): Promise<void> {
     const channel = await link.channel()
     channel.once('close', () => {
-      if (this.channel === channel) this.channel = undefined
+      if (this.channel !== channel) return
+      this.channel = undefined
+      for (const listener of this.listeners.values()) listener.unheard()
+      if (link.state().ready) this.attach(link).catch(() => {}) // the connection went after all: its next one attaches
     })
     const { queue } = await link.answer('a queue', channel.assertQueue('', { exclusive: true, durable: false }))
-    for (const name of this.listeners.keys()) await this.hear(channel, queue, name)
     const heard = (message: { content: Buffer; fields: { routingKey: string } } | null) => {
       if (message) this.heard(message.fields.routingKey, JSON.parse(message.content.toString()) as Note & From)
     }
@@ -64,17 +72,25 @@ export class RollCall {
     this.queue = queue
   }
 
+  /** Rejects with UnavailableError where it has no queue at present. */
   async listen(name: string, listener: Listener): Promise<void> {
+    const { channel, queue } = this
+    if (!channel) throw new UnavailableError('transport_unavailable', 'RabbitMQ has just gone away')
     this.listeners.set(name, listener)
-    if (this.channel) await this.hear(this.channel, this.queue, name)
+    if (listener.members === null) return
+    await channel.bindQueue(queue, this.names.control, name)
+    const gone = (message: unknown) => message === null && listener.unheard()
+    await channel.consume(listener.members, gone, { noAck: true, consumerTag: name }) // O2
   }
 
   async ignore(name: string): Promise<void> {
-    this.listeners.delete(name)
-    await this.channel?.unbindQueue(this.queue, this.names.control, name).catch(() => {})
+    const { channel, queue } = this
+    if (!this.listeners.delete(name)) return
+    await channel?.unbindQueue(queue, this.names.control, name).catch(() => {})
+    await channel?.cancel(name).catch(() => {})
   }
 
-  /** Answers of the others: `expected` of them, or fewer where some did not come in time (O2). */
+  /** Answers of the others: `expected` of them, or fewer where some did not come in time (O3). */
   ask(name: string, expected: number): Promise<readonly Answer[]> {
     const question = randomUUID()
     const answers: Answer[] = []
@@ -94,10 +110,6 @@ export class RollCall {
   /** Tells the others that this process came, left or moved. */
   tellChanged(name: string): void {
     this.send(this.names.control, name, { kind: 'changed' })
-  }
-
-  private async hear(channel: Channel, queue: string, name: string): Promise<void> {
-    await channel.bindQueue(queue, this.names.control, name)
   }
 
   private send(exchange: string, key: string, note: Note): void {

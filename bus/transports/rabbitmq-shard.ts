@@ -25,7 +25,6 @@ export type RegistrationOptions = {
   readonly link: Link
   readonly queue: string
   readonly lease: Lease
-  readonly prefetch: number
   readonly messageOf: (message: ConsumeMessage) => WireMessage | null
   /** Something may be taken. */
   readonly arrived: () => void
@@ -34,6 +33,12 @@ export type RegistrationOptions = {
   /** The broker ended it: the queue is gone, or the channel, or the connection. */
   readonly lost: (registration: Registration) => void
 }
+
+/**
+ * The broker puts what comes back at the end of all that came back before, and sends those first. So the order of a key
+ * stands only if whoever is next takes all of them at once: everybody must prefetch alike, whatever its window is.
+ */
+export const PREFETCH = 500
 
 /** Entries of a list that is consumed from its front are forgotten so many at a time. */
 const FORGET_AT_ONCE = 1_024
@@ -62,12 +67,12 @@ export class Registration {
   }
 
   static async open(options: RegistrationOptions): Promise<Registration> {
-    const { link, queue, prefetch } = options
+    const { link, queue } = options
     const channel = await link.channel()
     const registration = new Registration(options, channel)
     channel.once('close', () => registration.end())
     try {
-      await link.answer('a prefetch', channel.prefetch(prefetch))
+      await link.answer('a prefetch', channel.prefetch(PREFETCH))
       await link.answer(
         'a consumer',
         channel.consume(queue, (message) => registration.take(message)),
@@ -102,7 +107,7 @@ export class Registration {
   /** S1 */
   flush(): void {
     if (this.closed || this.draining || this.finished === 0) return
-    this.acknowledge(Math.max(1, this.options.prefetch >> 2))
+    this.acknowledge(PREFETCH >> 2)
   }
 
   /** Resolves when the consumer is done with all that it took. */
@@ -125,9 +130,9 @@ export class Registration {
 
   /** What it holds, once all that the broker has sent before the question has come (B10). */
   async census(): Promise<{ unacknowledged: number; oldestAt: number | null }> {
-    const { link, prefetch } = this.options
+    const { link } = this.options
     // The answer comes on the same channel, behind the deliveries; setting the same prefetch changes nothing.
-    if (!this.closed) await link.answer('an answer', this.channel.prefetch(prefetch))
+    if (!this.closed) await link.answer('an answer', this.channel.prefetch(PREFETCH))
     let unacknowledged = 0
     let oldestAt: number | null = null
     for (let index = this.first; index < this.entries.length && !this.closed; index++) {
@@ -137,13 +142,6 @@ export class Registration {
       if (publishedAt !== null) oldestAt = Math.min(oldestAt ?? publishedAt, publishedAt)
     }
     return { unacknowledged, oldestAt }
-  }
-
-  /** How many stand in the queue, this one included. */
-  async consumers(): Promise<number> {
-    const { link, queue } = this.options
-    const { consumerCount } = await link.answer('an answer', this.channel.checkQueue(queue))
-    return consumerCount
   }
 
   /** Removes a nameless message, which has been published again with a name. */
@@ -159,7 +157,11 @@ export class Registration {
       return
     }
     const wire = this.options.messageOf(message)
-    if (!wire) return this.options.nameless(message, this)
+    if (wire) this.keep(message, wire)
+    else this.options.nameless(message, this)
+  }
+
+  private keep(message: ConsumeMessage, wire: WireMessage): void {
     const { deliveryTag, redelivered } = message.fields
     this.entries.push({
       message: wire,

@@ -14,6 +14,9 @@
  * T4 No delivery limit: a process that dies returns all that it was handed, and each return would count against its
  *    innocent neighbours. Attempts are counted in the service's database, for the one message that was begun.
  *
+ * Beside them <s>.members, a queue that stays empty: every process that shares the subscription consumes it, so that the
+ * number of its consumers is theirs. (A queue with a single active consumer does not count those who wait in line.)
+ *
  * An ephemeral subscription is one exclusive queue, bound directly.
  */
 import type { Channel } from 'amqplib'
@@ -38,6 +41,7 @@ export function namesOf(prefix: string, exchange: string) {
     shard: (name: string, shard: number) => `${prefix}${name}.${shard}`,
     unsharded: (name: string) => `${prefix}${name}.unsharded`,
     homeless: (name: string) => `${prefix}${name}.homeless`,
+    members: (name: string) => `${prefix}${name}.members`,
     deadQueue: (name: string) => `${prefix}${name}.dead`,
     ephemeral: (name: string, member: string) => `${prefix}${name}.${member}`,
   }
@@ -65,6 +69,7 @@ export async function declareQueues(
   const [dead, homeless, unsharded] = [names.deadQueue(name), names.homeless(name), names.unsharded(name)]
   await channel.assertQueue(dead, { durable: true, arguments: quorumArguments(major) })
   await channel.bindQueue(dead, names.dead, exchange)
+  await channel.assertQueue(names.members(name), { durable: true, arguments: quorumArguments(major) })
   await channel.assertExchange(homeless, 'fanout', { durable: true, internal: true })
   await channel.bindQueue(dead, homeless, '')
   await channel.assertExchange(unsharded, 'fanout', { durable: true, internal: true, alternateExchange: homeless })
@@ -97,6 +102,7 @@ export async function deleteSubscription(
   await channel.deleteExchange(names.unsharded(name))
   await channel.deleteExchange(names.homeless(name))
   await channel.deleteQueue(names.deadQueue(name))
+  await channel.deleteQueue(names.members(name))
 }
 
 /** Where a subscription's bindings lead: its exchange, or an ephemeral one's queue. */

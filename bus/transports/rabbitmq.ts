@@ -22,12 +22,21 @@ import { BusError, UnavailableError } from '../errors.ts'
 import { type Log, silentLog } from '../log.ts'
 import type { WireMessage } from '../message.ts'
 import { matcher, validateBindings } from '../routing.ts'
-import type { Backlog, Binding, ConsumeOptions, Consumer, SubscriptionSpec, Transport, TransportState } from '../transport.ts'
+import type {
+  Backlog,
+  Binding,
+  ConsumeOptions,
+  Consumer,
+  SubscriptionSpec,
+  Transport,
+  TransportState,
+} from '../transport.ts'
 import { closedError, isMissing, Link } from './rabbitmq-link.ts'
 import { Publisher } from './rabbitmq-publisher.ts'
 import { Reader } from './rabbitmq-reader.ts'
 import { nextEpoch, Registry, type Table } from './rabbitmq-registry.ts'
 import { RollCall } from './rabbitmq-roll-call.ts'
+import { PREFETCH } from './rabbitmq-shard.ts'
 import {
   bind,
   declareQueues,
@@ -74,8 +83,9 @@ const ANSWER_MAX_MS = 10_000
 const HEARTBEAT_SECONDS = 3
 /** So long the registry's answer that nobody wants a message is believed again (Q2). */
 const UNWANTED_MS = 1_000
-/** What a queue's oldest message is, when nobody consumes: waited for so long. */
+/** What a queue's oldest message is, when nobody consumes: waited for so long, and believed for so long. */
 const PEEK_MAX_MS = 1_000
+const PEEK_FRESH_MS = 60_000
 
 /** @param url as `amqp://user:password@host:5672/virtual-host`; the virtual host `/` is written `%2F` or left out */
 export function rabbitmqTransport(url: string, options: RabbitmqTransportOptions = {}): RabbitmqTransport {
@@ -99,6 +109,7 @@ class Rabbitmq implements RabbitmqTransport {
   private readonly ephemeral = new Map<string, readonly Binding[]>()
   private readonly publications = new Set<Promise<unknown>>()
   private readonly saidUnwanted = new Set<string>()
+  private readonly peeked = new Map<string, { oldestAt: number | null; waiting: number; atMs: number }>()
   private lastRead: { table: Table; at: number } | undefined
   private shards = 0
   private opened = false
@@ -108,7 +119,13 @@ class Rabbitmq implements RabbitmqTransport {
     const { clock = systemClock, log = silentLog, prefix = '', exchange = 'platform-events', shards = SHARDS } = options
     const { publishWindowMax = PUBLISH_WINDOW_MAX, confirmMaxMs = CONFIRM_MAX_MS } = options
     const { answerMaxMs = ANSWER_MAX_MS, heartbeatSeconds = HEARTBEAT_SECONDS } = options
-    for (const [name, value] of Object.entries({ shards, publishWindowMax, confirmMaxMs, answerMaxMs, heartbeatSeconds }))
+    for (const [name, value] of Object.entries({
+      shards,
+      publishWindowMax,
+      confirmMaxMs,
+      answerMaxMs,
+      heartbeatSeconds,
+    }))
       atLeastOne(name, value)
     this.clock = clock
     this.log = log
@@ -183,11 +200,15 @@ class Rabbitmq implements RabbitmqTransport {
     this.assertOpen()
     atLeastOne('windowMax', options.windowMax)
     if (this.readers.has(name))
-      throw new BusError('invalid_argument', `${name} is consumed here already: one consumer per subscription and transport`)
+      throw new BusError(
+        'invalid_argument',
+        `${name} is consumed here already: one consumer per subscription and transport`,
+      )
     const reader = new Reader({
       ...options,
       name,
       queues: this.queuesOf(name),
+      members: this.ephemeral.has(name) ? null : this.names.members(name),
       link: this.consuming,
       rollCall: this.rollCall,
       underNextEpoch: (repair, work) => this.underNextEpoch(name, repair, work),
@@ -217,25 +238,38 @@ class Rabbitmq implements RabbitmqTransport {
   async backlog(name: string): Promise<Backlog> {
     this.assertOpen()
     const queues = this.queuesOf(name)
-    const counts = await this.consuming
-      .onChannel((channel) => Promise.all(queues.map((queue) => channel.checkQueue(queue))))
+    const [ready, members] = await this.consuming
+      .onChannel((channel) => this.countOf(channel, name))
       .catch((error) => {
         throw isMissing(error) ? notDeclared(name) : error
       })
-    const ready = counts.reduce((sum, { messageCount }) => sum + messageCount, 0)
-    const consumers = Math.max(...counts.map(({ consumerCount }) => consumerCount))
-    if (consumers === 0) {
-      if (ready === 0) return { waiting: 0, oldestAt: null }
-      const filled = queues.filter((_, index) => counts[index]!.messageCount > 0)
-      return { waiting: ready, oldestAt: await this.peek(filled) }
-    }
+    const total = ready.reduce((sum, count) => sum + count, 0)
     const reader = this.readers.get(name)
-    const isOurs = reader?.isRegistered ?? false
+    if (members === 0 && !reader)
+      return {
+        waiting: total,
+        oldestAt:
+          total > 0
+            ? await this.peek(
+                name,
+                queues.filter((_, index) => ready[index]! > 0),
+                total,
+              )
+            : null,
+      }
     const own = reader ? [await reader.census()] : []
-    const answers = [...own, ...(await this.rollCall.ask(name, consumers - (isOurs ? 1 : 0)))]
+    const answers = [...own, ...(await this.rollCall.ask(name, members - own.length))]
     const times = answers.map(({ oldestAt }) => oldestAt).filter((at) => at !== null)
-    const waiting = answers.reduce((sum, { unacknowledged }) => sum + unacknowledged, ready)
+    const waiting = answers.reduce((sum, { unacknowledged }) => sum + unacknowledged, total)
     return { waiting, oldestAt: waiting > 0 && times.length > 0 ? Math.min(...times) : null }
+  }
+
+  /** What is ready in each queue, and how many processes share the subscription. */
+  private async countOf(channel: Channel, name: string): Promise<[ready: number[], members: number]> {
+    const counts = await Promise.all(this.queuesOf(name).map((queue) => channel.checkQueue(queue)))
+    const ready = counts.map(({ messageCount }) => messageCount)
+    if (this.ephemeral.has(name)) return [ready, this.readers.has(name) ? 1 : 0]
+    return [ready, (await channel.checkQueue(this.names.members(name))).consumerCount]
   }
 
   async subscriptions(): Promise<string[]> {
@@ -403,16 +437,23 @@ class Rabbitmq implements RabbitmqTransport {
     })
   }
 
-  /** When the oldest message of these queues was published; nobody consumes them, so a consumer gets the first of each. */
-  private async peek(queues: readonly string[]): Promise<number | null> {
+  /**
+   * When the oldest message of these queues was published. Nobody consumes them, so a consumer gets the first of each; it
+   * must take as much as any other would (PREFETCH), so what was seen is believed for a while.
+   */
+  private async peek(name: string, queues: readonly string[], waiting: number): Promise<number | null> {
+    const known = this.peeked.get(name)
+    const isFresh = known && waiting >= known.waiting && performance.now() - known.atMs < PEEK_FRESH_MS
+    if (isFresh) return known.oldestAt
     const channel = await this.consuming.channel()
     try {
-      await channel.prefetch(1)
-      const times = await Promise.all(queues.map((queue) => this.firstOf(channel, queue)))
-      const known = times.filter((at) => at !== null)
-      return known.length > 0 ? Math.min(...known) : null
+      await channel.prefetch(PREFETCH)
+      const times = (await Promise.all(queues.map((queue) => this.firstOf(channel, queue)))).filter((at) => at !== null)
+      const oldestAt = times.length > 0 ? Math.min(...times) : null
+      this.peeked.set(name, { oldestAt, waiting, atMs: performance.now() })
+      return oldestAt
     } finally {
-      await this.consuming.closeChannel(channel) // gives them back, in front
+      await this.consuming.closeChannel(channel) // gives them back, in order
     }
   }
 
