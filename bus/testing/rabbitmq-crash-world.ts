@@ -1,16 +1,17 @@
-/** RabbitMQ with embedded stores as `crashSuite` opens them in its child processes. */
+/** RabbitMQ, at RABBITMQ_URL, with embedded stores, as `crashSuite` opens them in its child processes. */
 import { basename, join } from 'node:path'
 import { sqliteStore } from '../stores/sqlite.ts'
 import { rabbitmqTransport } from '../transports/rabbitmq.ts'
 import type { CrashWorld } from './crash-suite.ts'
-import { rabbitmqUrl } from './rabbitmq-place.ts'
 
-/** The folder is the world's own, and so is its name. */
-export const prefixOf = (directory: string) => `${basename(directory)}.`
+/** Of the worlds that this process has opened. */
+export const prefixes = new Set<string>()
 
 export async function open(directory: string): Promise<CrashWorld> {
+  const prefix = `${basename(directory)}.` // the folder is the world's own, and so is its name
+  prefixes.add(prefix)
   return {
-    transport: rabbitmqTransport(rabbitmqUrl, { prefix: prefixOf(directory) }),
+    transport: rabbitmqTransport(process.env.RABBITMQ_URL!, { prefix }),
     openStore: (name) => sqliteStore(join(directory, `${name}.db`)),
   }
 }

@@ -4,10 +4,8 @@ import { rabbitmqTransport } from '../transports/rabbitmq.ts'
 import { namesOf } from '../transports/rabbitmq-topology.ts'
 import type { World } from './world.ts'
 
-export const rabbitmqUrl = process.env.RABBITMQ_URL ?? 'amqp://guest:guest@127.0.0.1:5672'
-
 /** The world's own prefix; whatever was made behind it is deleted when the world ends. */
-export function rabbitmqPrefix(world: World, url = rabbitmqUrl): string {
+export function rabbitmqPrefix(world: World, url: string): string {
   const prefix = `${world.name}.`
   return world.share('rabbitmq prefix', () => {
     world.defer(() => eraseRabbitmq(url, prefix))

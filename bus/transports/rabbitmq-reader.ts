@@ -77,10 +77,10 @@ export class Reader {
   }
 
   ack(deliveries: readonly Delivery[]): void {
-    for (const delivery of deliveries as readonly ShardDelivery[]) {
-      if (!delivery.registration.finish(delivery)) continue
+    for (const { entry } of deliveries as readonly ShardDelivery[]) {
+      if (!entry.registration.finish(entry)) continue
       this.inHand--
-      this.touched.add(delivery.registration)
+      this.touched.add(entry.registration)
     }
     if (this.touched.size > 0) this.schedule()
   }

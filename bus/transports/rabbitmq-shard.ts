@@ -13,13 +13,18 @@ import type { Delivery, Lease } from '../transport.ts'
 import type { Link } from './rabbitmq-link.ts'
 import { publishedAt } from './rabbitmq-wire.ts'
 
-export type ShardDelivery = Delivery & {
+/** What the broker handed to a registration. */
+type Entry = {
   readonly registration: Registration
+  readonly delivery: ShardDelivery
   readonly tag: number
   readonly publishedAt: number | null
-  /** Acknowledged by the consumer. */
+  /** The consumer is done with it. */
   done: boolean
 }
+
+/** A consumer may hand back a copy; what is known of it stands in its entry. */
+export type ShardDelivery = Delivery & { readonly entry: Entry }
 
 export type RegistrationOptions = {
   readonly link: Link
@@ -48,7 +53,7 @@ export class Registration {
   private readonly options: RegistrationOptions
   private readonly channel: Channel
   /** In the order of their tags, from `first` on; those before are acknowledged to the broker. */
-  private entries: ShardDelivery[] = []
+  private entries: Entry[] = []
   private first = 0
   /** The next to be taken. */
   private next = 0
@@ -89,15 +94,15 @@ export class Registration {
   takeInto(deliveries: Delivery[], max: number): number {
     if (this.draining || this.closed) return 0
     const count = Math.min(max, this.entries.length - this.next)
-    for (let index = 0; index < count; index++) deliveries.push(this.entries[this.next++]!)
+    for (let index = 0; index < count; index++) deliveries.push(this.entries[this.next++]!.delivery)
     this.inHand += count
     return count
   }
 
   /** The consumer is done with it. False where that counts no more. */
-  finish(delivery: ShardDelivery): boolean {
-    if (this.closed || delivery.done) return false
-    delivery.done = true
+  finish(entry: Entry): boolean {
+    if (this.closed || entry.done) return false
+    entry.done = true
     this.inHand--
     this.finished++
     if (this.draining && this.inHand === 0) this.drained?.()
@@ -162,16 +167,10 @@ export class Registration {
   }
 
   private keep(message: ConsumeMessage, wire: WireMessage): void {
-    const { deliveryTag, redelivered } = message.fields
-    this.entries.push({
-      message: wire,
-      lease: this.lease,
-      redelivered,
-      registration: this,
-      tag: deliveryTag,
-      publishedAt: publishedAt(message),
-      done: false,
-    })
+    const { deliveryTag: tag, redelivered } = message.fields
+    const delivery = { message: wire, lease: this.lease, redelivered } as ShardDelivery & { entry: Entry }
+    delivery.entry = { registration: this, delivery, tag, publishedAt: publishedAt(message), done: false }
+    this.entries.push(delivery.entry)
     this.options.arrived()
   }
 
@@ -192,7 +191,7 @@ export class Registration {
     }
     if (upTo > 0) this.channel.ack({ fields: { deliveryTag: upTo } } as never, true)
     if (this.finished >= singlyFrom && this.finished > 0) {
-      const kept: ShardDelivery[] = []
+      const kept: Entry[] = []
       for (let index = this.first; index < this.next; index++) {
         const entry = entries[index]!
         if (entry.done) this.channel.ack({ fields: { deliveryTag: entry.tag } } as never)
