@@ -11,6 +11,9 @@ const benches: Record<string, { about: string; load: () => Promise<{ run: Bench 
   kafka: {
     about: 'the Kafka transport: publish, consume, latency; against the raw client on the same server',
     load: () => import('./kafka.ts'),
+  rabbitmq: {
+    about: 'the RabbitMQ transport: publish, consume; against raw amqplib on the same server',
+    load: () => import('./rabbitmq.ts'),
   },
   saga: {
     about: 'whole orders through all services, from placed to delivered; against the same raw loop',
@@ -29,7 +32,7 @@ const benches: Record<string, { about: string; load: () => Promise<{ run: Bench 
 const usage = `usage: npm run bench -- NAME [--json] [--runs N]
 
 ${Object.entries(benches)
-  .map(([name, { about }]) => `  ${name.padEnd(6)} ${about}`)
+  .map(([name, { about }]) => `  ${name.padEnd(8)} ${about}`)
   .join('\n')}
 
   --json    print the results as one JSON object in the last line
