@@ -80,6 +80,7 @@ type Stored = StoredMessage & {
   failed_at: number
   status: DeadLetter['status']
   parks: number
+  trace: string | null
 }
 
 const LIST_MAX = 1_000
@@ -256,11 +257,11 @@ export class DeadLetters {
   private async handBack(tx: Tx, letter: Stored, dueAt: number): Promise<void> {
     const revived = letter.parks
       ? await tx.run(sql`
-          update bus_deferred set due_at = ${dueAt}, attempts = 0, claimed_until = 0
+          update bus_deferred set due_at = ${dueAt}, attempts = 0, claimed_until = 0, trace = ${letter.trace}
           where subscription = ${letter.subscription} and message_key = ${letter.message_key} and id = ${letter.message_id}`)
       : 0
     if (revived > 0) return
-    const { subscription, message_key, type, headers, body } = letter
+    const { subscription, message_key, type, headers, body, trace } = letter
     await tx.insert('bus_deferred', [
       {
         subscription,
@@ -273,6 +274,7 @@ export class DeadLetters {
         due_at: dueAt,
         claimed_until: 0,
         reason: 'redriven',
+        trace,
       },
     ])
   }

@@ -116,11 +116,19 @@ export function projection<Table extends string>(options: ProjectionOptions<Tabl
   const tables = Object.keys(options.tables) as Table[]
   checkOptions(options, tables)
 
-  const tableOf = (generation: number) => (table: Table) => {
-    if (!Object.hasOwn(options.tables, table)) {
-      throw new BusError('invalid_argument', `projection '${name}' declares no table '${table}': add it to tables`)
+  /** Each name is made once for a batch: checking it costs more than the statement that it stands in. */
+  const tableOf = (generation: number) => {
+    const made = new Map<Table, TableName>()
+    return (table: Table) => {
+      const known = made.get(table)
+      if (known) return known
+      if (!Object.hasOwn(options.tables, table)) {
+        throw new BusError('invalid_argument', `projection '${name}' declares no table '${table}': add it to tables`)
+      }
+      const tableName = new TableName(`${table}__${generation}`)
+      made.set(table, tableName)
+      return tableName
     }
-    return new TableName(`${table}__${generation}`)
   }
 
   async function generations(reader: Reader): Promise<Generation[]> {

@@ -7,11 +7,13 @@
  * R3 While the broker is away nothing is lost and nobody waits: it is tried again with back-off.
  */
 import type { Clock, Timer } from './clock.ts'
+import type { Codec } from './codec.ts'
 import type { Step } from './consumer.ts'
 import type { Limits } from './limits.ts'
 import { type StoredMessage, toWire } from './outbox.ts'
 import { sql } from './sql.ts'
 import type { Store } from './store.ts'
+import type { Tracing } from './tracing.ts'
 import type { Transport } from './transport.ts'
 
 /** Confirmed rows are deleted after this long, or when there are so many. */
@@ -20,11 +22,23 @@ const MARK_ROWS = 4_000
 const RETRY_FIRST_MS = 50
 const RETRY_MAX_MS = 5_000
 
+function traceparentOf(codec: Codec, body: string | Uint8Array): string | null {
+  try {
+    return codec.decode(body).traceparent
+  } catch {
+    return null // written by another codec; it is sent all the same
+  }
+}
+
+type OutboxRow = StoredMessage & { position: number; at: number }
+
 export type RelayOptions = {
   store: Store
   transport: Transport
   clock: Clock
   limits: Limits
+  codec: Codec
+  tracing: Tracing | undefined
   onStep: (step: Step) => void
   onFailure: (error: unknown) => void
   /** The broker has confirmed so many more. */
@@ -104,18 +118,40 @@ export class Relay {
   private async sendBatch(): Promise<boolean> {
     const { store, transport, limits, onStep } = this.options
     const rows = await store.read((reader) =>
-      reader.all<StoredMessage & { position: number }>(sql`
-        select position, id, type, message_key, headers, body from bus_outbox
+      reader.all<OutboxRow>(sql`
+        select position, id, type, message_key, headers, body, at from bus_outbox
         where position > ${this.sentTo} order by position limit ${limits.relayBatchMax}`),
     )
     const last = rows.at(-1)
     if (!last) return false
     await transport.publish(rows.map(toWire)) // R1: awaited before the next batch is read
+    if (this.options.tracing) this.trace(rows, this.options.tracing)
     onStep('relay')
     this.sentTo = last.position
     this.options.onSent(rows.length)
     this.markSoon()
     return rows.length === limits.relayBatchMax
+  }
+
+  /** Each message's way from its transaction to the broker, which has just confirmed it. */
+  private trace(rows: readonly OutboxRow[], tracing: Tracing): void {
+    const { codec, transport } = this.options
+    for (const { id, type, at, body } of rows) {
+      const span = tracing.start({
+        name: `send ${type}`,
+        kind: 'producer',
+        parent: traceparentOf(codec, body),
+        attributes: {
+          'messaging.system': transport.name,
+          'messaging.operation.type': 'send',
+          'messaging.destination.name': type,
+          'messaging.message.id': id,
+          'messaging.batch.message_count': rows.length,
+        },
+        startedAt: Number(at),
+      })
+      span.end()
+    }
   }
 
   private markSoon(): void {
