@@ -350,12 +350,12 @@ test('the containers of the compose file, as processes on one folder: an order g
 
   const { send, place, stock } = customerOf(url)
   await stock()
-  const { status, body } = await eventually(async () => {
-    const answer = await place('order-1') // until the order service has heard of the product
-    return answer.status === 202 && answer
+  let orderId: string | undefined
+  await eventually(async () => {
+    orderId = (await place('order-1')).body.orderId // until the order service has heard of the product
+    return orderId
   })
-  assert.equal(status, 202)
-  const delivered = async () => (await send('GET', `/api/orders/${body.orderId}`)).body.status === 'delivered'
+  const delivered = async () => (await send('GET', `/api/orders/${orderId}`)).body.status === 'delivered'
   await eventually(delivered, { timeoutMs: 60_000, message: 'the order is delivered' })
   for (const { child } of started) child.kill('SIGTERM')
   assert.deepEqual(
