@@ -27,7 +27,7 @@ import type { Api } from '@shopsphere/runtime/http'
 import { createLog, type Log } from '@shopsphere/runtime/log'
 import { patiently } from '@shopsphere/runtime/patience'
 import { type RunningServer, serve } from '@shopsphere/runtime/server'
-import { prepareService, type Service, type ServiceDefinition } from '@shopsphere/runtime/service'
+import { type Host, prepareService, type Service, type ServiceDefinition } from '@shopsphere/runtime/service'
 import { StartError } from '@shopsphere/runtime/start-error'
 import { tokenSecret } from '@shopsphere/runtime/token-key'
 import { openTraces, type SpanExporter, type Traces } from '@shopsphere/runtime/tracing'
@@ -148,7 +148,7 @@ function readWholeConfig(environment: Readonly<Record<string, string | undefined
 function prepareFolders(config: Config, { inMemory, transport, openStore }: ShopOptions): Uint8Array {
   if (!inMemory) {
     const folders = new Set([config.dataDir])
-    if (!openStore) folders.add(config.database.path)
+    if (!openStore && config.database.scheme === 'sqlite') folders.add(config.database.path)
     if (!transport) folders.add(dirname(config.broker.path))
     for (const folder of folders) prepareDataFolder(folder)
   }
@@ -161,9 +161,24 @@ function openTransport({ broker }: Config, clock: Clock, { inMemory }: ShopOptio
 }
 
 /** And which database is which store: one for each service. */
-function storeOpener({ database }: Config, { inMemory, openStore }: ShopOptions): (service: string) => Store {
+function storeOpener({ database }: Config, { inMemory, openStore }: ShopOptions): Host['openStore'] {
   if (openStore) return openStore
-  return (service) => sqliteStore(inMemory ? ':memory:' : join(database.path, `${service}.db`))
+  if (inMemory) return () => sqliteStore(':memory:')
+  return database.scheme === 'sqlite'
+    ? (service) => sqliteStore(join(database.path, `${service}.db`))
+    : postgresOpener(database.url)
+}
+
+/** A schema for each service in one database: `shopsphere_order`, or what `?schema_prefix=` says in place of `shopsphere`. */
+function postgresOpener(text: string): Host['openStore'] {
+  const url = URL.parse(text)
+  if (!url) throw new StartError('DATABASE_URL: expected postgres://user:password@host:5432/database', { exitCode: 2 })
+  const prefix = url.searchParams.get('schema_prefix') ?? 'shopsphere'
+  url.searchParams.delete('schema_prefix')
+  return async (service) => {
+    const { postgresStore } = await import('@shopsphere/bus/postgres')
+    return postgresStore(url.href, { schema: `${prefix}_${service}` })
+  }
 }
 
 async function prepareServices(given: {

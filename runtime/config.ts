@@ -25,7 +25,8 @@ const brokerSchemes: Schemes = {
 /** What each scheme of DATABASE_URL is: ready, or what it waits for. */
 const databaseSchemes: Schemes = {
   sqlite: 'ready',
-  postgres: 'comes with the PostgreSQL store',
+  postgres: 'ready',
+  postgresql: 'ready',
 }
 
 type Schemes = Readonly<Record<string, 'ready' | `comes with ${string}`>>
