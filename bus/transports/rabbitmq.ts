@@ -134,7 +134,10 @@ class Rabbitmq implements RabbitmqTransport {
     this.publishing = new Link(url, {
       ...common,
       name: `${this.names.events} publishing`,
-      up: (link) => this.publisher.attach(link),
+      up: async (link) => {
+        await link.onChannel((channel) => declareShared(channel, this.names)) // it may be what was missing
+        await this.publisher.attach(link)
+      },
       down: (error) => this.lostLink('publishing', error),
     })
     this.consuming = new Link(url, {
