@@ -74,6 +74,8 @@ export type RabbitmqTransport = Transport & {
   readonly unwantedCount: number
 }
 
+export { watchBrokerDeadLetters } from './rabbitmq-dead-letters.ts'
+
 export type BrokerDeadLetters = { readonly subscription: string; readonly queue: string; readonly count: number }
 
 const SHARDS = 4
