@@ -547,13 +547,12 @@ export class KafkaConsumer implements Consumer {
         if (part.errorCode === OFFSET_OUT_OF_RANGE) await this.outOfRange(cursor, Number(part.logStartOffset))
         else if (part.errorCode !== 0) failure = cluster.failure(part.errorCode, `topic '${cursor.topic}'`)
         else {
-          const { records, next } = readBatches(part.records ?? [], offsets.get(cursor)!, part.abortedTransactions)
+          const items: Incoming[] = []
           const place = { owner: cursor.owner, topic: cursor.topic, partition: part.partitionIndex }
-          const items = records.map(({ offset, at, record }) => ({
-            offset,
-            at,
-            message: decodeRecord(record, { ...place, offset }),
-          }))
+          const { records, abortedTransactions } = part
+          const next = readBatches(records, offsets.get(cursor)!, abortedTransactions, (record, offset, at) => {
+            items.push({ offset, at, message: decodeRecord(record, place, offset) })
+          })
           read.push({ cursor, items, next, end: Number(part.lastStableOffset) })
         }
       }
