@@ -20,7 +20,14 @@ import { matcher } from '../routing.ts'
 import type { Binding, ConsumeOptions, Consumer, Delivery, Lease } from '../transport.ts'
 import { api, type Cluster } from './kafka-cluster.ts'
 import { Group } from './kafka-group.ts'
-import { type Committed, commitOffsets, committedOffsets, type Position, positionName } from './kafka-offsets.ts'
+import {
+  type Committed,
+  commitOffsets,
+  committedOffsets,
+  listOffsets,
+  type Position,
+  positionName,
+} from './kafka-offsets.ts'
 import { decodeRecord, type Incoming, readBatches } from './kafka-records.ts'
 import type { Register, Version } from './kafka-register.ts'
 
@@ -403,7 +410,8 @@ export class KafkaConsumer implements Consumer {
         const lease = leases.get(cursor.shard)
         if (!lease || cursor.shard.gone) return []
         cursor.committed = cursor.next
-        return [{ topic: cursor.topic, partition: lease.shard, offset: cursor.next, metadata: `${lease.epoch}` }]
+        const { topic, topicId, next: offset } = cursor
+        return [{ topic, topicId, partition: lease.shard, offset, epoch: lease.epoch, clean: false }]
       })
       if (commits.length > 0) await this.write(commits)
     }
@@ -544,7 +552,7 @@ export class KafkaConsumer implements Consumer {
       for (const part of partitions) {
         const cursor = byPlace.get(positionName(topicId, part.partitionIndex))
         if (!cursor) continue
-        if (part.errorCode === OFFSET_OUT_OF_RANGE) await this.outOfRange(cursor, Number(part.logStartOffset))
+        if (part.errorCode === OFFSET_OUT_OF_RANGE) await this.outOfRange(cursor)
         else if (part.errorCode !== 0) failure = cluster.failure(part.errorCode, `topic '${cursor.topic}'`)
         else {
           const items: Incoming[] = []
@@ -581,8 +589,10 @@ export class KafkaConsumer implements Consumer {
   }
 
   /** What lay there is gone: it was kept no longer than the topic says, or the topic was cut. */
-  private async outOfRange(cursor: Cursor, begin: number): Promise<void> {
-    const { topic, shard, next } = cursor
+  private async outOfRange(cursor: Cursor): Promise<void> {
+    const { topic, topicId, shard, next } = cursor
+    const begin = (await listOffsets(this.context.cluster, [topic], 'begin'))[topicId]?.[shard.index]
+    if (begin === undefined || shard.gone || cursor.next !== next) return
     const lost = begin > next ? begin - next : 0
     cursor.next = begin
     this.context.cluster.settings.log.error(
@@ -679,11 +689,12 @@ export class KafkaConsumer implements Consumer {
       const moved: [Cursor, number][] = []
       for (const { lease, cursors, index, inFlight } of shards) {
         if (!lease) continue
-        const metadata = last && inFlight === 0 ? `${lease.epoch} clean` : `${lease.epoch}`
+        const clean = last && inFlight === 0
         for (const cursor of cursors.values()) {
           const offset = unfinished(cursor)
           if (offset === cursor.committed && !last) continue
-          commits.push({ topic: cursor.topic, partition: index, offset, metadata })
+          const { topic, topicId } = cursor
+          commits.push({ topic, topicId, partition: index, offset, epoch: lease.epoch, clean })
           moved.push([cursor, offset])
         }
       }
