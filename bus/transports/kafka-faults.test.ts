@@ -163,7 +163,7 @@ check('F12 two broker restarts under load: nothing lost, order per key kept', as
   let restarts: Promise<void> = Promise.resolve()
   for (let start = 0; start < messages.length; start += 100) {
     if (start === 3_000) restarts = server!.kill().then(() => server!.start())
-    if (start === 6_500) restarts = restarts.then(() => server!.restart())
+    if (start === 6_500) restarts = restarts.then(() => server!.kill()).then(() => server!.start())
     const batch = messages.slice(start, start + 100)
     const published = async () => {
       await transport.publish(batch)
