@@ -24,6 +24,7 @@ import { validateBindings } from './routing.ts'
 import { sql } from './sql.ts'
 import type { MaybePromise, Store, Tx } from './store.ts'
 import { type Schedule, Timers } from './timers.ts'
+import type { Tracing } from './tracing.ts'
 import type { Binding, Transport } from './transport.ts'
 
 export type BusOptions = {
@@ -40,6 +41,8 @@ export type BusOptions = {
   limits?: Partial<Limits>
   /** Around every handler, the first outermost. */
   middleware?: readonly Middleware[]
+  /** Told of what is sent and handled, as spans of the traces that messages carry; off by default, which costs nothing. */
+  tracing?: Tracing
   /** For crash tests: called at each durable step. */
   onStep?: (step: Step) => void
 }
@@ -75,6 +78,7 @@ export function createBus(options: BusOptions) {
     log = silentLog,
     codec = jsonCodec,
     middleware = [],
+    tracing,
   } = options
   const onStep = options.onStep ?? (() => {})
   const limits = limitsWith(options.limits)
@@ -92,7 +96,7 @@ export function createBus(options: BusOptions) {
   const onSent = (count: number) => {
     waitingInOutbox = Math.max(0, waitingInOutbox - count)
   }
-  const relay = new Relay({ store, transport, clock, limits, onStep, onFailure, onSent })
+  const relay = new Relay({ store, transport, clock, limits, codec, tracing, onStep, onFailure, onSent })
   const timers = new Timers({
     store,
     clock,
@@ -161,6 +165,7 @@ export function createBus(options: BusOptions) {
         random,
         log,
         middleware,
+        tracing,
         onStep,
         onCommit: committed,
       })

@@ -21,8 +21,9 @@ type Life = {
   read(url: string): Promise<unknown>
 }
 
-const withRedis = async <T>(url: string, use: (client: ReturnType<typeof createClient>) => Promise<T>) => {
-  const client = createClient({ url })
+const redisClient = (url: string) => createClient({ url })
+const withRedis = async <T>(url: string, use: (client: ReturnType<typeof redisClient>) => Promise<T>) => {
+  const client = redisClient(url)
   client.on('error', () => {})
   await client.connect()
   try {
