@@ -19,7 +19,7 @@ import { type BusError, UnavailableError } from '../errors.ts'
 import { matcher } from '../routing.ts'
 import type { Binding, ConsumeOptions, Consumer, Delivery, Lease } from '../transport.ts'
 import { api, type Cluster } from './kafka-cluster.ts'
-import { Group } from './kafka-group.ts'
+import { Group, type Identity } from './kafka-group.ts'
 import {
   type Committed,
   commitOffsets,
@@ -79,7 +79,7 @@ type Shard = {
 type KafkaDelivery = Delivery & { readonly entry: Entry; readonly cursor: Cursor }
 type Taken = Incoming & { readonly cursor: Cursor }
 
-const FETCH_WAIT_MS = 500
+const FETCH_WAIT_MS = 2_000
 const FETCH_BYTES_MAX = 4_000_000
 const FETCH_PARTITION_BYTES_MAX = 1_000_000
 const PREFETCH_BYTES_MAX = 8_000_000
@@ -413,20 +413,22 @@ export class KafkaConsumer implements Consumer {
         const { topic, topicId, next: offset } = cursor
         return [{ topic, topicId, partition: lease.shard, offset, epoch: lease.epoch, clean: false }]
       })
-      if (commits.length > 0) await this.write(commits)
+      if (commits.length > 0) await this.write(commits, this.group?.identity() ?? null)
     }
     for (const [shard, lease] of leases) if (!shard.gone) shard.lease = lease
   }
 
-  /** Rejects where it is not written; the group is told why. */
-  private async write(commits: Parameters<typeof commitOffsets>[3]): Promise<void> {
+  /**
+   * Rejects where it is not written; the group is told why. `identity` is the membership under which these shards were
+   * held when it was asked for: under a later one, they may be another's already.
+   */
+  private async write(commits: Parameters<typeof commitOffsets>[3], identity: Identity | null): Promise<void> {
     const { cluster } = this.context
-    const identity = this.group?.identity()
     const group = this.subscribed.group!
     if (!identity) throw new UnavailableError('transport_unavailable', `'${group}' is being shared out anew`)
     const code = await commitOffsets(cluster, group, identity, commits)
     if (code === 0) return
-    if (code !== REBALANCE_IN_PROGRESS) this.group?.refused(code)
+    if (code !== REBALANCE_IN_PROGRESS) this.group?.refused(code, identity)
     throw cluster.failure(code, `group '${group}'`)
   }
 
@@ -683,6 +685,7 @@ export class KafkaConsumer implements Consumer {
 
   /** S1. `last`: these shards are given up, so it is also written whether something was left begun. */
   private commit(shards: readonly Shard[], last: boolean): Promise<void> {
+    const identity = this.group?.identity() ?? null
     const run = async () => {
       if (this.subscribed.group === null) return
       const commits = []
@@ -699,7 +702,7 @@ export class KafkaConsumer implements Consumer {
         }
       }
       if (commits.length === 0) return
-      await this.write(commits)
+      await this.write(commits, identity)
       for (const [cursor, offset] of moved) cursor.committed = offset
     }
     this.committing = this.committing.then(run, run)
