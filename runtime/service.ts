@@ -14,6 +14,7 @@ import type { Config } from './config.ts'
 import type { Api } from './http.ts'
 import { createIdempotency, type Idempotency, idempotencyDdl } from './idempotency.ts'
 import type { Log } from './log.ts'
+import { patiently } from './patience.ts'
 import { createRandom } from './random.ts'
 import type { Traces } from './tracing.ts'
 
@@ -77,7 +78,8 @@ export async function prepareService({ name, schema, wire }: ServiceDefinition, 
   const random = createRandom(config.seed, name)
   const store = await host.openStore(name)
   try {
-    await store.open()
+    if (store.dialect === 'sqlite') await store.open()
+    else await patiently('the database', () => store.open(), { clock, log })
     await store.migrate('idempotency', idempotencyDdl)
     if (schema) await store.migrate(name, await readFile(schema, 'utf8'))
     const tracing = host.traces?.of(name)

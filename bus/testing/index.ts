@@ -4,6 +4,7 @@ export { type CrashPlan, type CrashSuiteOptions, type CrashWorld, crashSuite } f
 export { eventStoreSuite } from './event-store-suite.ts'
 export { type EventuallyOptions, eventually } from './eventually.ts'
 export { processesSuite } from './processes-suite.ts'
+export { eraseRabbitmq, rabbitmqPrefix } from './rabbitmq-place.ts'
 export { type KafkaOptions, kafkaJars, startKafka } from './servers/kafka.ts'
 export { type Needed, needs, type ServerName } from './servers/needs.ts'
 export { type PostgresOptions, startPostgres } from './servers/postgres.ts'
