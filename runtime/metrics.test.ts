@@ -14,6 +14,7 @@ const payment: BusStatus = {
     { name: 'payment', waiting: 7, oldestAt: 1, oldestAgeMs: 1500, inFlight: 2, deferred: 3, deadLetters: 1 },
   ],
   outbox: { waiting: 4, oldestAgeMs: 0 },
+  bridges: [{ name: 'order_events', endpoint: 'rabbitmq queue order_events', ready: false, reason: 'it is away' }],
 }
 
 test('requests are counted by route, whatever the path', async () => {
@@ -60,6 +61,7 @@ test('the backlog of each subscription is shown, and goes when its service does'
   assert(body.includes(`bus_dead_letters${label} 1\n`))
   assert(body.includes('bus_outbox_messages{service="payment"} 4\n'))
   assert(body.includes('bus_timers{service="payment"} 9\n'))
+  assert(body.includes('bus_bridge_ready{service="payment",bridge="order_events"} 0\n'))
   assert(body.includes('bus_ready{service="payment"} 1\n'))
   sources = []
   assert.equal((await metrics.render()).body.includes(label), false)

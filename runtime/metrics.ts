@@ -69,7 +69,8 @@ function busGauges(registry: Registry): (statuses: readonly BusStatus[]) => void
   ])
   const timers = gauge('bus_timers', 'Messages to be published later', ['service'])
   const ready = gauge('bus_ready', '1 while the broker and the database answer', ['service'])
-  const all = [waiting, age, inFlight, deferred, deadLetters, outbox, outboxAge, timers, ready]
+  const bridge = gauge('bus_bridge_ready', "1 while the foreign program's broker answers", ['service', 'bridge'])
+  const all = [waiting, age, inFlight, deferred, deadLetters, outbox, outboxAge, timers, ready, bridge]
 
   return (statuses) => {
     for (const each of all) each.reset()
@@ -78,6 +79,7 @@ function busGauges(registry: Registry): (statuses: readonly BusStatus[]) => void
       timers.set({ service }, status.timers)
       outbox.set({ service }, box.waiting)
       outboxAge.set({ service }, box.oldestAgeMs / 1000)
+      for (const { name, ready } of status.bridges) bridge.set({ service, bridge: name }, ready ? 1 : 0)
       for (const subscription of subscriptions) {
         const label = { service, subscription: subscription.name }
         waiting.set(label, subscription.waiting)

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
-import { jsonCodec } from './codec.ts'
-import type { Message } from './message.ts'
+import type { Message } from '../message.ts'
+import { jsonCodec } from './json.ts'
 
 const message: Message = {
   id: '01939c1e-7000-7000-8000-000000000001',
