@@ -3,7 +3,7 @@ export const servers = ['rabbitmq', 'kafka', 'redis', 'postgres', 'browser'] as 
 export type Server = (typeof servers)[number]
 
 /** Which servers have a suite today; a suite that needs one adds it here. */
-export const serversWithSuites: readonly Server[] = []
+export const serversWithSuites: readonly Server[] = ['rabbitmq', 'kafka', 'redis', 'postgres']
 
 /** The servers that REQUIRE names, each once. Throws an Error that says what may stand there. */
 export function requiredServers(text = ''): Server[] {

@@ -1,0 +1,130 @@
+import { execFile } from 'node:child_process'
+import { mkdirSync, mkdtempSync, readdirSync, renameSync, rmSync, writeFileSync } from 'node:fs'
+import { homedir } from 'node:os'
+import { join } from 'node:path'
+import { promisify } from 'node:util'
+import { ask, createServerProcess, findProgram, freePort, type Server, ServerMissing, serverFolder } from './server.ts'
+
+const run = promisify(execFile)
+const ARTIFACT = 'org.apache.kafka:kafka_2.13:4.3.0'
+const DOWNLOAD_TIMEOUT_MS = 300_000
+const FORMAT_TIMEOUT_MS = 30_000
+const CLUSTER = 'c2hvcHNwaGVyZS10ZXN0cw'
+
+export type KafkaOptions = {
+  /** What clients are sent to: the port of a proxy before this server; its own port by default. */
+  advertisedPort?: number
+  /** The port to listen on; a free one by default. */
+  port?: number
+  /** Partitions of a topic that comes into being by itself; 1 by default. */
+  partitions?: number
+  /** Further lines of server.properties. */
+  settings?: Readonly<Record<string, string>>
+}
+
+/** Whether Kafka answers on `port`, to the question which versions it speaks. */
+export async function kafkaAnswers(port: number, host?: string): Promise<boolean> {
+  const apiVersions = Buffer.from([0, 0, 0, 10, 0, 18, 0, 0, 0, 0, 0, 7, 0xff, 0xff])
+  const answer = await ask(port, apiVersions, host)
+  return answer !== null && answer.length >= 10 && answer.readInt32BE(4) === 7 && answer.readInt16BE(8) === 0
+}
+
+/** Starts a private Kafka of one node (KRaft), without a password. Throws ServerMissing. */
+export async function startKafka(options: KafkaOptions = {}): Promise<Server> {
+  const java = findProgram('java', 'default-jre-headless')
+  const classes = ['-cp', `${await kafkaJars()}/*`]
+  const port = options.port ?? (await freePort())
+  const folder = serverFolder('kafka')
+  try {
+    const properties = join(folder, 'server.properties')
+    writeFileSync(properties, await propertiesOf(port, folder, options))
+    const format = ['kafka.tools.StorageTool', 'format', '-t', CLUSTER, '-c', properties]
+    await run(java, [...classes, ...format], { cwd: folder, timeout: FORMAT_TIMEOUT_MS })
+    const server = createServerProcess({
+      name: 'kafka',
+      url: `kafka://127.0.0.1:${port}`,
+      port,
+      folder,
+      command: java,
+      args: ['-Xmx512m', '-XX:TieredStopAtLevel=1', ...classes, 'kafka.Kafka', properties],
+      answers: () => kafkaAnswers(port),
+    })
+    await server.start()
+    return server
+  } catch (error) {
+    rmSync(folder, { recursive: true, force: true, maxRetries: 5 })
+    throw error
+  }
+}
+
+async function propertiesOf(port: number, folder: string, options: KafkaOptions): Promise<string> {
+  const controller = await freePort()
+  const all = {
+    'process.roles': 'broker,controller',
+    'node.id': '1',
+    'controller.quorum.voters': `1@127.0.0.1:${controller}`,
+    listeners: `PLAINTEXT://127.0.0.1:${port},CONTROLLER://127.0.0.1:${controller}`,
+    'advertised.listeners': `PLAINTEXT://127.0.0.1:${options.advertisedPort ?? port}`,
+    'listener.security.protocol.map': 'PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT',
+    'controller.listener.names': 'CONTROLLER',
+    'inter.broker.listener.name': 'PLAINTEXT',
+    'log.dirs': join(folder, 'data'),
+    'num.partitions': String(options.partitions ?? 1),
+    'offsets.topic.replication.factor': '1',
+    'offsets.topic.num.partitions': '4',
+    'transaction.state.log.replication.factor': '1',
+    'transaction.state.log.min.isr': '1',
+    'transaction.state.log.num.partitions': '4',
+    'group.initial.rebalance.delay.ms': '0',
+    ...options.settings,
+  }
+  return Object.entries(all)
+    .map(([key, value]) => `${key}=${value}\n`)
+    .join('')
+}
+
+/** The folder with Kafka's jars, fetched once per machine. Two processes may fetch at the same time: the first one wins. */
+export async function kafkaJars(): Promise<string> {
+  const [group, artifact, version] = ARTIFACT.split(':')
+  const cache = join(homedir(), '.cache', 'shopsphere')
+  const jars = join(cache, `kafka-${version}`)
+  if (hasFiles(jars)) return jars
+  const maven = findProgram('mvn', `maven (it fetches ${ARTIFACT} from Maven Central)`)
+  process.stderr.write(`fetching ${ARTIFACT} and what it needs into ${jars}, once\n`)
+  mkdirSync(cache, { recursive: true })
+  const work = mkdtempSync(join(cache, 'fetching-'))
+  try {
+    const project = join(work, 'pom.xml')
+    writeFileSync(
+      project,
+      `<project xmlns="http://maven.apache.org/POM/4.0.0"><modelVersion>4.0.0</modelVersion>
+<groupId>shopsphere</groupId><artifactId>kafka-jars</artifactId><version>1</version><packaging>pom</packaging>
+<dependencies><dependency><groupId>${group}</groupId><artifactId>${artifact}</artifactId><version>${version}</version></dependency></dependencies>
+</project>\n`,
+    )
+    const fetched = join(work, 'jars')
+    const goal = ['dependency:copy-dependencies', `-DoutputDirectory=${fetched}`, '-DincludeScope=runtime']
+    await run(maven, ['-B', '-q', '-f', project, ...goal], { timeout: DOWNLOAD_TIMEOUT_MS })
+    try {
+      renameSync(fetched, jars)
+    } catch (error) {
+      if (!hasFiles(jars)) throw error
+    }
+    return jars
+  } catch (error) {
+    const { stdout = '', message } = error as Error & { stdout?: string }
+    throw new ServerMissing(
+      `${ARTIFACT} could not be fetched: mvn dependency:get -Dartifact=${ARTIFACT} says why\n${stdout || message}`,
+    )
+  } finally {
+    rmSync(work, { recursive: true, force: true })
+  }
+}
+
+function hasFiles(folder: string): boolean {
+  try {
+    return readdirSync(folder).length > 0
+  } catch {
+    return false
+  }
+}
