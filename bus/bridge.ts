@@ -18,9 +18,6 @@ import type { Limits } from './limits.ts'
 import type { Message, WireMessage } from './message.ts'
 import type { Delivery, Lease } from './transport.ts'
 
-/** What a handler of a bridge is given as `data`. */
-export type Foreign<Data> = Data
-
 /** A note that was understood. */
 export type Reading<Data> = {
   readonly data: Data

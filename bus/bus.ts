@@ -391,6 +391,8 @@ export function createBus(options: BusOptions) {
       relay.healthy &&
       transport.state().ready &&
       [...consumers.values()].every((consumer) => consumer.healthy),
+    bridges: (): BusStatus['bridges'] =>
+      [...bridges.values()].map(({ name, endpoint }) => ({ name, endpoint: endpoint.name, ...endpoint.state() })),
     async status(): Promise<BusStatus> {
       const subscriptions = await Promise.all([...consumers.values()].map((consumer) => consumer.status()))
       const pending = await store.read((reader) =>
@@ -400,11 +402,7 @@ export function createBus(options: BusOptions) {
         service,
         ready: this.ready(),
         subscriptions,
-        bridges: [...bridges.values()].map(({ name, endpoint }) => ({
-          name,
-          endpoint: endpoint.name,
-          ...endpoint.state(),
-        })),
+        bridges: this.bridges(),
         outbox: await measureOutbox(),
         timers: Number(pending!.count),
       }

@@ -1,6 +1,6 @@
 /** The public face of @shopsphere/bus. The test kit and the conformance suites are at `@shopsphere/bus/testing`. */
 export { type AsyncapiOptions, asyncapi } from './asyncapi.ts'
-export type { Bridge, Foreign, Reading } from './bridge.ts'
+export type { Bridge, Outgoing, Reading } from './bridge.ts'
 export { type Bus, type BusOptions, type BusStatus, createBus, type Topic, type TransactionContext } from './bus.ts'
 export {
   type Clock,

@@ -77,7 +77,7 @@ export async function prepareService({ name, schema, wire }: ServiceDefinition, 
     await store.open()
     await store.migrate('idempotency', idempotencyDdl)
     if (schema) await store.migrate(name, await readFile(schema, 'utf8'))
-    const bus = createBus({ service: name, transport, store, events, clock, random, log })
+    const bus = createBus({ service: name, transport, store, events, clock, random, log, codec: config.codec })
     const idempotency = createIdempotency({ bus, store, clock })
     const makeId = idMaker(clock, random)
     const newId = (prefix: string) => `${prefix}_${makeId()}`
