@@ -1,45 +1,24 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
-import { Consumer, Producer, stringDeserializer } from '@platformatic/kafka'
 import type { Arrival } from '../endpoint.ts'
 import { silentLog } from '../log.ts'
-import { bridgeSuite, type Stranger } from '../testing/bridge-suite.ts'
+import { bridgeSuite } from '../testing/bridge-suite.ts'
 import { eventually } from '../testing/eventually.ts'
 import { startKafka } from '../testing/servers/kafka.ts'
 import { needs } from '../testing/servers/needs.ts'
+import { strangers } from '../testing/strangers.ts'
 import { inWorld } from '../testing/world.ts'
 import { kafkaTopic } from './kafka-topic.ts'
 
 const { url, skip } = await needs('kafka')
 const brokersOf = (at: string) => at.slice('kafka://'.length).split(',')
 
-async function stranger(at: string, topic: string): Promise<Stranger> {
-  const client = { clientId: 'stranger', bootstrapBrokers: brokersOf(at), autocreateTopics: true, retries: 5 }
-  const producer = new Producer<Buffer, Buffer, Buffer, Buffer>(client)
-  const heard: string[] = []
-  let consumer: Consumer<string, string, string, string> | undefined
-  return {
-    heard,
-    say: async (text) => void (await producer.send({ messages: [{ topic, value: Buffer.from(text as string) }] })),
-    async listen() {
-      const deserializers = { value: stringDeserializer }
-      consumer = new Consumer({ ...client, groupId: `${topic}-stranger`, deserializers })
-      const stream = await consumer.consume({ topics: [topic], mode: 'earliest', maxWaitTime: 100 })
-      stream.on('error', () => {})
-      stream.on('data', ({ value }) => void heard.push(value))
-    },
-    async [Symbol.asyncDispose]() {
-      await Promise.allSettled([producer.close(), consumer?.close(true)])
-    },
-  }
-}
-
 bridgeSuite('kafka topic', {
   url,
   skip,
   startServer: () => startKafka(),
   endpoint: (at, topic) => kafkaTopic(brokersOf(at), { topic, group: topic }),
-  stranger,
+  stranger: strangers.kafka.open,
   keeps: true,
 })
 
@@ -49,7 +28,7 @@ test(
   () =>
     inWorld(async (world) => {
       const topic = world.name
-      const they = await stranger(url, topic)
+      const they = await strangers.kafka.open(url, topic)
       world.defer(() => they[Symbol.asyncDispose]())
       for (const text of ['0', '1', '2', '3']) await they.say(text)
 

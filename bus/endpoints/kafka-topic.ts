@@ -27,8 +27,18 @@ type Connection = {
 }
 
 const REQUEST_TIMEOUT_MS = 10_000
+/** A member that died is missed after this long, and so long its successor waits to join. */
+const SESSION_TIMEOUT_MS = 8_000
+const HEARTBEAT_MS = 1_000
+const JOIN_TIMEOUT_MS = 30_000
 /** Records of one request to the broker. */
 const BATCH_MAX = 500
+
+const membership = {
+  sessionTimeout: SESSION_TIMEOUT_MS,
+  rebalanceTimeout: SESSION_TIMEOUT_MS,
+  heartbeatInterval: HEARTBEAT_MS,
+}
 
 /** @param brokers `['host:9092', …]` */
 export function kafkaTopic(brokers: readonly string[], options: KafkaTopicOptions): Endpoint {
@@ -54,7 +64,7 @@ export function kafkaTopic(brokers: readonly string[], options: KafkaTopicOption
       await within(2 * REQUEST_TIMEOUT_MS, 'asking for the topic', producer.metadata({ topics: [topic], retries: 5 }))
       return { producer, lost }
     } catch (error) {
-      await producer.close().catch(() => {})
+      await within(REQUEST_TIMEOUT_MS, 'closing', producer.close()).catch(() => {})
       throw refusal(name, error) ?? error
     }
   }
@@ -66,11 +76,20 @@ export function kafkaTopic(brokers: readonly string[], options: KafkaTopicOption
 
   /** Reads what fits into the window, and commits what is settled. Ends with its connection. */
   async function consume(connection: Connection, { name: bridge, windowMax, receive }: ReceiveOptions): Promise<void> {
-    const consumer: Kafka = new Consumer({ ...client, groupId: options.group ?? bridge, autocommit: false })
+    const consumer: Kafka = new Consumer({
+      ...client,
+      groupId: options.group ?? bridge,
+      autocommit: false,
+      ...membership,
+    })
     const window = kafkaWindow(consumer, windowMax)
     connection.reading = { consumer, window }
     const fallbackMode = from === 'now' ? 'latest' : 'earliest'
-    const stream = await consumer.consume({ topics: [topic], mode: 'committed', fallbackMode, maxWaitTime: 500 })
+    const stream = await within(
+      JOIN_TIMEOUT_MS,
+      'joining the group',
+      consumer.consume({ topics: [topic], mode: 'committed', fallbackMode, maxWaitTime: 500 }),
+    )
     void pump(stream, window, receive).then(() => connection.lost(new Error('the stream has ended')), connection.lost)
   }
 

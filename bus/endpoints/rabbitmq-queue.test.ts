@@ -1,14 +1,15 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
-import { type Channel, connect } from 'amqplib'
+import { type Channel, connect, type GetMessage } from 'amqplib'
 import { createBus } from '../bus.ts'
 import type { Endpoint } from '../endpoint.ts'
 import { silentLog } from '../log.ts'
 import { sqliteStore } from '../stores/sqlite.ts'
-import { bridgeSuite, type Stranger } from '../testing/bridge-suite.ts'
+import { bridgeSuite } from '../testing/bridge-suite.ts'
 import { eventually } from '../testing/eventually.ts'
 import { needs } from '../testing/servers/needs.ts'
 import { startRabbitmq } from '../testing/servers/rabbitmq.ts'
+import { strangers } from '../testing/strangers.ts'
 import { inWorld, type World } from '../testing/world.ts'
 import { memoryTransport } from '../transports/memory.ts'
 import { rabbitmqQueue } from './rabbitmq-queue.ts'
@@ -24,32 +25,12 @@ async function rawChannel(at: string): Promise<{ channel: Channel; close: () => 
   return { channel, close: () => connection.close().catch(() => {}) }
 }
 
-async function stranger(at: string, queue: string): Promise<Stranger> {
-  const { channel, close } = await rawChannel(at)
-  const heard: string[] = []
-  await channel.assertQueue(queue, { durable: false })
-  return {
-    heard,
-    say: async (text) => void channel.sendToQueue(queue, Buffer.from(text as string)),
-    async listen() {
-      await channel.consume(queue, (message) => {
-        heard.push(message!.content.toString())
-        channel.ack(message!)
-      })
-    },
-    async [Symbol.asyncDispose]() {
-      await channel.deleteQueue(queue).catch(() => {})
-      await close()
-    },
-  }
-}
-
 bridgeSuite('rabbitmq queue', {
   url,
   skip,
   startServer: () => startRabbitmq(),
   endpoint: (at, queue) => rabbitmqQueue(at, { queue }),
-  stranger,
+  stranger: strangers.rabbitmq.open,
   keeps: true,
 })
 
@@ -120,11 +101,12 @@ rabbitmqTest(
     world.defer(() => Promise.all([channel.deleteQueue(queue), channel.deleteQueue(dead)]))
     const { bus } = await openNumbers(world, rabbitmqQueue(url, { queue, arguments: queueArguments }), 1)
     channel.sendToQueue(queue, Buffer.from('not a number'))
-    const rejected = await eventually(() => channel.get(dead, { noAck: true }), { message: 'it was rejected' })
+    const found = await eventually(() => channel.get(dead, { noAck: true }), { message: 'it was rejected' })
+    const rejected = found as GetMessage
     assert.equal(rejected.content.toString(), 'not a number')
     assert.equal(rejected.properties.headers!['x-death']![0]!.reason, 'rejected')
     const [letter] = await bus.deadLetters.list()
-    assert.equal(String(letter!.body), 'not a number')
+    assert.equal(Buffer.from(letter!.body).toString(), 'not a number')
   },
 )
 

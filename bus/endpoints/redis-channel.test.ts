@@ -1,43 +1,23 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
-import { createClient } from 'redis'
 import type { Arrival } from '../endpoint.ts'
 import { silentLog } from '../log.ts'
-import { bridgeSuite, type Stranger } from '../testing/bridge-suite.ts'
+import { bridgeSuite } from '../testing/bridge-suite.ts'
 import { eventually } from '../testing/eventually.ts'
 import { needs } from '../testing/servers/needs.ts'
 import { startRedis } from '../testing/servers/redis.ts'
+import { strangers } from '../testing/strangers.ts'
 import { inWorld } from '../testing/world.ts'
 import { redisChannel } from './redis-channel.ts'
 
 const { url, skip } = await needs('redis')
-
-async function rawClient(at: string) {
-  const client = createClient({ url: at, socket: { reconnectStrategy: false } })
-  client.on('error', () => {}) // its server may be killed
-  await client.connect()
-  return client
-}
-
-async function stranger(at: string, channel: string): Promise<Stranger> {
-  const [speaker, listener] = [await rawClient(at), await rawClient(at)]
-  const heard: string[] = []
-  return {
-    heard,
-    say: async (text) => void (await speaker.publish(channel, Buffer.from(text as string))),
-    listen: () => listener.subscribe(channel, (text) => void heard.push(text)),
-    async [Symbol.asyncDispose]() {
-      for (const client of [speaker, listener]) if (client.isOpen) client.destroy()
-    },
-  }
-}
 
 bridgeSuite('redis channel', {
   url,
   skip,
   startServer: () => startRedis(),
   endpoint: (at, channel) => redisChannel(at, { channel }),
-  stranger,
+  stranger: strangers.redis.open,
   keeps: false,
 })
 
@@ -53,7 +33,7 @@ test(
       const inHand: Arrival[] = []
       await endpoint.open({ log })
       await endpoint.receive({ name: 'x', windowMax: 2, receive: (arrivals) => void inHand.push(...arrivals) })
-      const they = await stranger(url, world.name)
+      const they = await strangers.redis.open(url, world.name)
       world.defer(() => they[Symbol.asyncDispose]())
       const notes = 10_050
       for (let start = 0; start < notes; start += 50)

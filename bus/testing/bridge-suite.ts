@@ -12,17 +12,9 @@ import { memoryTransport } from '../transports/memory.ts'
 import { schemaOf } from './bus-stage.ts'
 import { eventually } from './eventually.ts'
 import type { Server } from './servers/server.ts'
+import type { Stranger } from './strangers.ts'
 import { caseRegistrar, type SuiteRunner } from './suite-test.ts'
 import type { World } from './world.ts'
-
-/** The foreign program at one queue, topic or channel. */
-export type Stranger = AsyncDisposable & {
-  /** Says it as the raw client does. */
-  say(text: string | Uint8Array): Promise<void>
-  /** What it has heard since `listen`, in order. */
-  readonly heard: readonly string[]
-  listen(): Promise<void>
-}
 
 export type BridgeSuiteOptions = SuiteRunner & {
   /** The address of a server that everybody may use; '' with `skip` where there is none. */
@@ -38,12 +30,12 @@ export type BridgeSuiteOptions = SuiteRunner & {
 
 type Line = { text: string }
 const lineSchema = schemaOf<Line>((value) => (typeof value.text === 'string' ? null : 'text must be text'))
-const lineHeard = event<Line>('bridge.line_heard', { version: 1, key: ({ text }) => text, schema: lineSchema })
+const lineHeard = event<Line>('bridge.line_heard', { version: 1, key: () => 'one', schema: lineSchema })
 const lineSaid = event<Line>('bridge.line_said', { version: 1, key: () => 'one', schema: lineSchema })
 
 const PLACE_TIMEOUT_MS = 30_000
-const soon = <T>(check: () => T | Promise<T>, message: string) =>
-  eventually(check, { timeoutMs: PLACE_TIMEOUT_MS, message })
+const soon = async <T>(check: () => T | Promise<T>, message: string) =>
+  (await eventually(check, { timeoutMs: PLACE_TIMEOUT_MS, message })) as Exclude<T, false | null | undefined>
 
 /** `line: …`; anything else is not understood. */
 const read = ({ body }: Note): Reading<Line> | null => {
