@@ -25,10 +25,12 @@ import { type Config, readConfig } from '@shopsphere/runtime/config'
 import { prepareDataFolder } from '@shopsphere/runtime/data-folder'
 import type { Api } from '@shopsphere/runtime/http'
 import { createLog, type Log } from '@shopsphere/runtime/log'
+import { patiently } from '@shopsphere/runtime/patience'
 import { type RunningServer, serve } from '@shopsphere/runtime/server'
 import { prepareService, type Service, type ServiceDefinition } from '@shopsphere/runtime/service'
 import { StartError } from '@shopsphere/runtime/start-error'
 import { tokenSecret } from '@shopsphere/runtime/token-key'
+import { openTraces, type SpanExporter, type Traces } from '@shopsphere/runtime/tracing'
 import { type Auditor, createAuditor } from './auditor/auditor.ts'
 import { figures } from './services/analytics/figures.ts'
 import { analytics } from './services/analytics/service.ts'
@@ -70,6 +72,8 @@ export type ShopOptions = {
   transport?: Transport
   /** Databases in place of DATABASE_URL; the shop closes them. */
   openStore?: (service: string) => Store
+  /** Where spans go, in place of OTEL_EXPORTER_OTLP_ENDPOINT. */
+  spans?: SpanExporter
 }
 
 export type Shop = AsyncDisposable & {
@@ -101,9 +105,13 @@ export async function startShop(options: ShopOptions = {}): Promise<Shop> {
   const opened: (() => Promise<void>)[] = []
   try {
     const tokens = createTokens({ secret: prepareFolders(config, options), clock })
-    const transport = options.transport ?? openTransport(config, clock, options)
+    const transport = options.transport ?? (await openTransport(config, clock, log, options))
     opened.push(() => transport.close())
-    const { services, hears } = await prepareServices({ config, clock, log, transport, options, opened })
+    // A file answers at once or says what is wrong; a server may start after us.
+    if (config.broker.scheme !== 'sqlite') await patiently('the broker', () => transport.open(), { clock, log })
+    const traces = await openTraces(environment, log, options.spans)
+    if (traces) opened.push(() => traces.close())
+    const { services, hears } = await prepareServices({ config, clock, log, transport, traces, options, opened })
     // Every subscription exists before anybody says anything, so nobody misses what another says first.
     for (const service of services) await service.bus.declare()
 
@@ -112,14 +120,15 @@ export async function startShop(options: ShopOptions = {}): Promise<Shop> {
     opened.push(() => auditor.close())
     const findings = () => auditor.found
     const described = { events: allEvents, hears: [...hears.values()] }
-    const gateway = createGateway({ services, transport, ...described, config, clock, log, tokens, limited, findings })
+    const door = { ...described, config, clock, log, tokens, limited, findings, traces }
+    const gateway = createGateway({ services, transport, ...door })
     opened.push(() => gateway.close())
     const { port, host } = config
     const server = headless ? null : await serve(gateway.app, { port, host })
     if (server) opened.push(() => server.close(0))
     for (const service of services) await service.start()
     if (!headless) auditor.watch()
-    return running({ config, clock, log, tokens, transport, services, gateway, server, auditor })
+    return running({ config, clock, log, tokens, transport, traces, services, gateway, server, auditor })
   } catch (error) {
     for (const close of opened.toReversed()) await close().catch(() => {})
     throw error instanceof BusError ? new StartError(error.message, { cause: error }) : error
@@ -139,22 +148,45 @@ function readWholeConfig(environment: Readonly<Record<string, string | undefined
 function prepareFolders(config: Config, { inMemory, transport, openStore }: ShopOptions): Uint8Array {
   if (!inMemory) {
     const folders = new Set([config.dataDir])
-    if (!openStore) folders.add(config.database.path)
-    if (!transport) folders.add(dirname(config.broker.path))
+    if (!openStore && config.database.scheme === 'sqlite') folders.add(config.database.path)
+    if (!transport && config.broker.scheme === 'sqlite') folders.add(dirname(config.broker.path))
     for (const folder of folders) prepareDataFolder(folder)
   }
   return tokenSecret(config)
 }
 
-/** The one place that knows which broker is which transport; readConfig refuses the schemes that are not here. */
-function openTransport({ broker }: Config, clock: Clock, { inMemory }: ShopOptions): Transport {
-  return inMemory ? memoryTransport(memoryBroker({ clock })) : sqliteTransport(broker.path, { clock })
+/** The one place that knows which broker is which transport; a client is loaded only where it is used. */
+async function openTransport(
+  { broker, brokerPrefix: prefix }: Config,
+  clock: Clock,
+  log: Log,
+  { inMemory }: ShopOptions,
+): Promise<Transport> {
+  if (inMemory) return memoryTransport(memoryBroker({ clock }))
+  // A server's leases run on real time, also where the shop's clock is wound up.
+  const options = prefix === '' ? { log } : { log, prefix }
+  switch (broker.scheme) {
+    case 'amqp':
+    case 'amqps':
+      return (await import('@shopsphere/bus/rabbitmq')).rabbitmqTransport(broker.url, options)
+    case 'kafka':
+      return (await import('@shopsphere/bus/kafka')).kafkaTransport(broker.url, options)
+    case 'redis':
+    case 'rediss':
+      return (await import('@shopsphere/bus/redis')).redisTransport(broker.url, options)
+    default:
+      return sqliteTransport(broker.path, { clock })
+  }
 }
 
-/** And which database is which store: one for each service. */
-function storeOpener({ database }: Config, { inMemory, openStore }: ShopOptions): (service: string) => Store {
+/** And which database is which store: a file or a schema for each service. */
+async function storeOpener(config: Config, { inMemory, openStore }: ShopOptions): Promise<(service: string) => Store> {
+  const { database, databasePrefix } = config
   if (openStore) return openStore
-  return (service) => sqliteStore(inMemory ? ':memory:' : join(database.path, `${service}.db`))
+  if (inMemory) return () => sqliteStore(':memory:')
+  if (database.scheme === 'sqlite') return (service) => sqliteStore(join(database.path, `${service}.db`))
+  const { postgresStore } = await import('@shopsphere/bus/postgres')
+  return (service) => postgresStore(database.url, { schema: `${databasePrefix}${service}` })
 }
 
 async function prepareServices(given: {
@@ -162,17 +194,18 @@ async function prepareServices(given: {
   clock: Clock
   log: Log
   transport: Transport
+  traces: Traces | null
   options: ShopOptions
   opened: (() => Promise<void>)[]
 }): Promise<{ services: Service[]; hears: ReadonlyMap<string, Hears> }> {
-  const { config, clock, log, transport, options, opened } = given
-  const openStore = storeOpener(config, options)
+  const { config, clock, log, transport, traces, options, opened } = given
+  const openStore = await storeOpener(config, options)
   const services: Service[] = []
   const hears = new Map<string, Hears>()
   for (const definition of allServices.filter(({ name }) => config.services.includes(name))) {
     const { name: service } = definition
     const noted = noting(transport, (spec) => hears.set(spec.name, { service, types: typesOf(spec) }))
-    const host = { transport: noted, openStore, events: allEvents, clock, config, log }
+    const host = { transport: noted, openStore, events: allEvents, clock, config, log, traces }
     const prepared = await prepareService(definition, host)
     opened.push(() => prepared.close())
     services.push(prepared)
@@ -214,12 +247,13 @@ function running(parts: {
   log: Log
   tokens: Tokens
   transport: Transport
+  traces: Traces | null
   services: readonly Service[]
   gateway: Gateway
   server: RunningServer | null
   auditor: Auditor
 }): Shop {
-  const { services, transport, gateway, server, ...rest } = parts
+  const { services, transport, traces, gateway, server, ...rest } = parts
   const byName = new Map(services.map((service) => [service.name, service]))
   let closed: Promise<void> | undefined
 
@@ -231,6 +265,7 @@ function running(parts: {
       await Promise.all(services.map((service) => service.close()))
     } finally {
       await transport.close()
+      await traces?.close()
     }
   }
   const close = () => (closed ??= closeAll())

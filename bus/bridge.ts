@@ -79,6 +79,7 @@ export function bridgeSource<Data>(given: {
 
   return {
     transport: {
+      name: endpoint.name,
       declare: async () => {}, // the endpoint did when it was opened
       async consume(_, { windowMax, receive: take }) {
         await endpoint.receive({ name, windowMax, receive: (arrived) => take(arrived.map(toDelivery)) })

@@ -28,6 +28,7 @@ import { validateBindings } from './routing.ts'
 import { sql } from './sql.ts'
 import type { MaybePromise, Store, Tx } from './store.ts'
 import { type Schedule, Timers } from './timers.ts'
+import type { Tracing } from './tracing.ts'
 import type { Binding, Transport, TransportState } from './transport.ts'
 
 export type BusOptions = {
@@ -45,6 +46,8 @@ export type BusOptions = {
   limits?: Partial<Limits>
   /** Around every handler, the first outermost. */
   middleware?: readonly Middleware[]
+  /** Told of what is sent and handled, as spans of the traces that messages carry; off by default, which costs nothing. */
+  tracing?: Tracing
   /** For crash tests: called at each durable step. */
   onStep?: (step: Step) => void
 }
@@ -81,6 +84,7 @@ export function createBus(options: BusOptions) {
     random = Math.random,
     log = silentLog,
     middleware = [],
+    tracing,
   } = options
   const codec = readingAll(options.codec ?? jsonCodec)
   const onStep = options.onStep ?? (() => {})
@@ -100,7 +104,7 @@ export function createBus(options: BusOptions) {
   const onSent = (count: number) => {
     waitingInOutbox = Math.max(0, waitingInOutbox - count)
   }
-  const relay = new Relay({ store, transport, clock, limits, onStep, onFailure, onSent })
+  const relay = new Relay({ store, transport, clock, limits, codec, tracing, onStep, onFailure, onSent })
   const timers = new Timers({
     store,
     clock,
@@ -167,7 +171,7 @@ export function createBus(options: BusOptions) {
   function newConsumer(
     own: Pick<ConsumerOptions, 'name' | 'settings' | 'transport' | 'decodeForeign'> & { limits?: Limits },
   ): Consumer {
-    const shared = { service, store, events, compose, limits, clock, random, log, middleware, onStep }
+    const shared = { service, store, events, compose, limits, clock, random, log, middleware, tracing, onStep }
     return new Consumer({ ...shared, ...own, onCommit: committed })
   }
 

@@ -29,6 +29,7 @@ import { type ComposeContext, headersText, Publications, type Publish, type Stor
 import { matches } from './routing.ts'
 import { list, sql } from './sql.ts'
 import type { MaybePromise, Reader, Store, Tx } from './store.ts'
+import type { Span, Tracing } from './tracing.ts'
 import type { Backlog, Binding, Delivery, Lease, Transport, Consumer as TransportConsumer } from './transport.ts'
 
 /** The points at which a process may die; `onStep` lets a test kill it there. */
@@ -93,7 +94,7 @@ export type SubscribeOptions = {
 export type Registration = { readonly binding: Binding; readonly handler: Handler; readonly event: EventType | null }
 
 /** What a subscription needs of a broker. */
-export type Source = Pick<Transport, 'declare' | 'consume' | 'backlog'>
+export type Source = Pick<Transport, 'name' | 'declare' | 'consume' | 'backlog'>
 
 export type ConsumerOptions = {
   service: string
@@ -110,6 +111,7 @@ export type ConsumerOptions = {
   random: Random
   log: Log
   middleware: readonly Middleware[]
+  tracing: Tracing | undefined
   onStep: (step: Step) => void
   /** After a commit: `published` rows stand in the outbox, a timer is due at `nextDueAt`. */
   onCommit: (published: number, nextDueAt: number) => void
@@ -129,10 +131,17 @@ type Work = {
   outsideError: unknown
   /** Runs alone (C10), with this attempt number. */
   guardedAttempt: number
+  /** The `traceparent` of its latest attempt, where somebody traces: the next one links to it. */
+  trace: string | null
 }
 
 /** What a transaction of a batch came to. */
-type Outcome = { readonly publications: Publications; readonly failures: { work: Work; error: unknown }[] }
+type Outcome = {
+  readonly publications: Publications
+  readonly failures: { work: Work; error: unknown }[]
+  /** Attempts that end with the transaction. */
+  readonly spans: Span[]
+}
 
 type Lane = { queue: Work[]; busy: boolean }
 
@@ -142,6 +151,9 @@ export type SubscriptionStatus = Backlog & {
   readonly inFlight: number
   readonly deferred: number
   readonly deadLetters: number
+  /** Since this process started: deliveries that were committed, and tries that failed. */
+  readonly handledTotal: number
+  readonly failedTotal: number
 }
 
 const UNAVAILABLE_RETRY_MS = 250
@@ -174,6 +186,8 @@ export class Consumer {
   private source: TransportConsumer | undefined
   private stopping = false
   private stopped: (() => void) | undefined
+  private handledTotal = 0
+  private failedTotal = 0
   /** The database took the last batch. */
   healthy = true
 
@@ -261,6 +275,8 @@ export class Consumer {
       inFlight: this.inHand,
       deferred: Number(counts!.deferred),
       deadLetters: Number(counts!.dead),
+      handledTotal: this.handledTotal,
+      failedTotal: this.failedTotal,
     }
   }
 
@@ -551,13 +567,22 @@ export class Consumer {
   private async commit(batch: Work[], mode: 'together' | 'apart'): Promise<void> {
     const { store, onStep, onCommit } = this.options
     let outcome!: Outcome
-    await store.transaction((tx) => {
-      outcome = { publications: new Publications(this.options.compose), failures: [] }
-      // Everything inside has an end, or a handler that never returns would hold the database for ever.
-      if (mode === 'apart') return this.runInside(tx, batch, outcome, null)
-      return this.withTimeout((_, handlerBegins) => this.runInside(tx, batch, outcome, handlerBegins))
-    })
+    try {
+      await store.transaction((tx) => {
+        outcome = { publications: new Publications(this.options.compose), failures: [], spans: [] }
+        // Everything inside has an end, or a handler that never returns would hold the database for ever.
+        if (mode === 'apart') return this.runInside(tx, batch, outcome, null)
+        return this.withTimeout((_, handlerBegins) => this.runInside(tx, batch, outcome, handlerBegins))
+      })
+    } catch (error) {
+      for (const span of outcome?.spans ?? []) span.fail(error) // undone with its neighbours, and tried anew
+      throw error
+    } finally {
+      for (const span of outcome?.spans ?? []) span.end()
+    }
     onStep('commit')
+    this.handledTotal += batch.length - outcome.failures.length
+    this.failedTotal += outcome.failures.length
     for (const { work, error } of outcome.failures) this.report(work, error)
     onCommit(outcome.publications.count, outcome.publications.nextDueAt)
     if (outcome.failures.length > 0) void this.planDue()
@@ -580,7 +605,7 @@ export class Consumer {
       if (work.deferred && !(await this.stillDeferred(tx, work))) continue
       if (handlerBegins) {
         handlerBegins()
-        await this.invoke(work, tx, outcome.publications)
+        await this.attempt(work, tx, outcome)
       } else if (!(await this.invokeApart(work, tx, outcome, blocked))) continue
       await this.succeeded(tx, work, blocked)
     }
@@ -590,16 +615,12 @@ export class Consumer {
   }
 
   /** In a savepoint; a failure is dealt with here. True: it succeeded. */
-  private async invokeApart(
-    work: Work,
-    tx: Tx,
-    { publications, failures }: Outcome,
-    blocked: Set<string>,
-  ): Promise<boolean> {
+  private async invokeApart(work: Work, tx: Tx, outcome: Outcome, blocked: Set<string>): Promise<boolean> {
+    const { publications, failures } = outcome
     const mark = publications.mark()
     try {
       if (work.outsideError !== undefined) throw work.outsideError
-      await tx.savepoint((scoped) => this.withTimeout(() => this.invoke(work, scoped, publications)))
+      await tx.savepoint((scoped) => this.withTimeout(() => this.attempt(work, scoped, outcome)))
       return true
     } catch (error) {
       if (error instanceof UnavailableError) throw error
@@ -610,15 +631,51 @@ export class Consumer {
     }
   }
 
-  private async invoke(work: Work, tx: Tx, publications: Publications): Promise<void> {
+  /** One try of a message's handlers, as a span where somebody traces. */
+  private attempt(work: Work, tx: Tx, { publications, spans }: Outcome): Promise<void> {
+    const { tracing } = this.options
+    if (!tracing) return this.invoke(work, tx, publications)
+    const { id, type } = work.wire
+    const span = tracing.start({
+      name: `process ${type}`,
+      kind: 'consumer',
+      parent: this.parentOf(work.wire),
+      link: work.trace,
+      attributes: {
+        'messaging.system': this.options.transport.name,
+        'messaging.operation.type': 'process',
+        'messaging.destination.name': type,
+        'messaging.destination.subscription.name': this.name,
+        'messaging.message.id': id,
+        'shopsphere.attempt': attemptOf(work),
+      },
+    })
+    work.trace = span.traceparent
+    spans.push(span)
+    return this.invoke(work, tx, publications, span.traceparent).catch((error) => {
+      span.fail(error)
+      throw error
+    })
+  }
+
+  private parentOf(wire: WireMessage): string | null {
+    try {
+      return this.decode(wire).traceparent
+    } catch {
+      return null // what cannot be read is told of by the attempt
+    }
+  }
+
+  private async invoke(work: Work, tx: Tx, publications: Publications, trace?: string): Promise<void> {
     const registrations = this.handlersOf(work.wire)
     const message = this.decode(work.wire)
     if (registrations.length === 0) {
       throw new PermanentError(`no handler of '${this.name}' takes ${work.wire.type}`, { code: 'no_handler' })
     }
     if (isArrival(work) && message.id !== work.wire.id && !(await this.isFirst(tx, message.id))) return // C11
-    const { correlationId, id, traceparent } = message
+    const { correlationId, id } = message
     const causationId = this.options.decodeForeign ? null : id
+    const traceparent = trace ?? message.traceparent
     const context: HandlerContext = {
       tx,
       message,
@@ -778,9 +835,18 @@ export class Consumer {
       }
       await tx.run(sql`
         insert into bus_fence (subscription, shard, epoch) values (${this.name}, ${lease.shard}, ${lease.epoch})
-        on conflict (subscription, shard) do update set epoch = excluded.epoch`)
+        on conflict (subscription, shard) do update set epoch = excluded.epoch where bus_fence.epoch < excluded.epoch`)
     }
+    if (tx.dialect === 'postgres') await this.holdFences(tx, leases, lost)
     if (lost.size > 0) throw new Fenced(this.name, lost)
+  }
+
+  /** Nobody takes over before this transaction has ended. Shared, so that batches of one process stand side by side. */
+  private async holdFences(tx: Tx, leases: ReadonlyMap<number, Lease>, lost: Set<string>): Promise<void> {
+    const held = await tx.all<{ shard: number; epoch: number }>(sql`
+      select shard, epoch from bus_fence where subscription = ${this.name} and shard in ${list([...leases.keys()])}
+      order by shard for share`)
+    for (const { shard, epoch } of held) if (epoch > leases.get(shard)!.epoch) lost.add(leaseName(leases.get(shard)!))
   }
 
   private async markInbox(tx: Tx, batch: Work[]): Promise<Set<Work>> {
@@ -806,10 +872,13 @@ export class Consumer {
     return new Set(rows.map((row) => row.message_key))
   }
 
+  /** Written and not only read, so that where transactions run side by side nobody else takes it up meanwhile. */
   private async stillDeferred(tx: Tx, work: Work): Promise<boolean> {
-    const row = await tx.get(sql`
-      select 1 as one from bus_deferred where position = ${work.deferred!.position} and attempts = ${work.deferred!.attempts}`)
-    return row !== undefined
+    const { position, attempts } = work.deferred!
+    const held = await tx.run(
+      sql`update bus_deferred set claimed_until = claimed_until where position = ${position} and attempts = ${attempts}`,
+    )
+    return held > 0
   }
 
   private async succeeded(tx: Tx, work: Work, blocked: Set<string>): Promise<void> {
@@ -845,6 +914,7 @@ export class Consumer {
         due_at: dueAt,
         claimed_until: 0,
         reason,
+        trace: work.trace,
       },
     ])
   }
@@ -876,7 +946,8 @@ export class Consumer {
       const dueAt = clock.now() + this.backoffMs(attempt)
       if (work.deferred) {
         await tx.run(sql`
-          update bus_deferred set due_at = ${dueAt}, claimed_until = 0, reason = ${textOf(error)} where position = ${work.deferred.position}`)
+          update bus_deferred set due_at = ${dueAt}, claimed_until = 0, reason = ${textOf(error)}, trace = ${work.trace}
+          where position = ${work.deferred.position}`)
       } else {
         await this.defer(tx, work, attempt, dueAt, textOf(error))
       }
@@ -887,7 +958,7 @@ export class Consumer {
     if (parks && !work.deferred) await this.defer(tx, work, attempt, null, textOf(error))
     else if (parks)
       await tx.run(
-        sql`update bus_deferred set due_at = null, claimed_until = 0, attempts = ${attempt} where position = ${work.deferred!.position}`,
+        sql`update bus_deferred set due_at = null, claimed_until = 0, attempts = ${attempt}, trace = ${work.trace} where position = ${work.deferred!.position}`,
       )
     else {
       if (work.deferred) await tx.run(sql`delete from bus_deferred where position = ${work.deferred.position}`)
@@ -915,6 +986,7 @@ export class Consumer {
         position: now,
         status: 'open',
         parks: parks ? 1 : 0,
+        trace: work.trace,
       },
     ])
   }
@@ -931,8 +1003,12 @@ export class Consumer {
   }
 
   private report(work: Work, error: unknown): void {
+    const { id: messageId, type, [decoded]: known } = work.wire as Remembering
+    const { correlationId, traceparent } = known?.message ?? {}
+    const traceId = traceparent?.split('-')[1]
+    const ids = { messageId, ...(correlationId && { correlationId }), ...(traceId && { traceId }) }
     this.options.log.warn(
-      { subscription: this.name, type: work.wire.type, messageId: work.wire.id, attempt: attemptOf(work), err: error },
+      { subscription: this.name, type, ...ids, attempt: attemptOf(work), err: error },
       'a handler failed',
     )
   }
@@ -999,12 +1075,14 @@ export class Consumer {
     if (room <= 0) return
     const rows = await store.transaction(async (tx) => {
       const now = clock.now()
-      return tx.all<StoredMessage & { position: number; message_key: string; attempts: number }>(sql`
+      return tx.all<
+        StoredMessage & { position: number; message_key: string; attempts: number; trace: string | null }
+      >(sql`
         update bus_deferred set attempts = attempts + 1, claimed_until = ${now + claimMs}
-        where position in (
+        where claimed_until <= ${now} and position in (
           select position from bus_deferred
           where subscription = ${this.name} and due_at <= ${now} and claimed_until <= ${now} order by due_at limit ${room})
-        returning position, id, type, message_key, headers, body, attempts`)
+        returning position, id, type, message_key, headers, body, attempts, trace`)
     })
     for (const row of rows) {
       this.enqueue(
@@ -1013,6 +1091,7 @@ export class Consumer {
           null,
           { position: Number(row.position), attempts: Number(row.attempts) },
           row.message_key,
+          row.trace,
         ),
       )
     }
@@ -1114,8 +1193,9 @@ function newWork(
   delivery: Delivery | null,
   deferred: Work['deferred'],
   lane = wire.key ?? wire.id,
+  trace: string | null = null,
 ): Work {
-  return { wire, lane, delivery, deferred, answers: null, outsideError: undefined, guardedAttempt: 0 }
+  return { wire, lane, delivery, deferred, answers: null, outsideError: undefined, guardedAttempt: 0, trace }
 }
 
 /** Not a rehearsal. */

@@ -77,6 +77,7 @@ type Stored = StoredMessage & {
   failed_at: number
   status: DeadLetter['status']
   parks: number
+  trace: string | null
 }
 
 const LIST_MAX = 1_000
@@ -98,7 +99,7 @@ export class DeadLetters {
     const rows = await this.options.store.read((reader) =>
       reader.all<Stored>(sql`
         select * from bus_dead_letter
-        where id > ${after} and status = ${status} and (subscription = ${subscription} or ${subscription} is null)
+        where id > ${after} and status = ${status} and (cast(${subscription} as text) is null or subscription = ${subscription})
         order by id limit ${Math.min(Math.max(1, limit), LIST_MAX)}`),
     )
     return rows.map(toDeadLetter)
@@ -186,8 +187,8 @@ export class DeadLetters {
         for (const [offset, id] of ids.slice(start, start + REDRIVE_BATCH).entries()) {
           const letter = await this.find(tx, id)
           if (letter.status !== 'open') continue
+          if (!(await this.settle(tx, letter, 'redriven'))) continue
           await this.handBack(tx, letter, Math.round(begin + (start + offset) * stepMs))
-          await this.settle(tx, letter, 'redriven')
           await this.record(tx, id, 'redrive', { by, why }, '')
           touched.add(letter.subscription)
           redriven += 1
@@ -222,7 +223,7 @@ export class DeadLetters {
     const subscription = await store.transaction(async (tx) => {
       const letter = await this.find(tx, id)
       if (letter.status !== 'open') return letter.subscription
-      await this.settle(tx, letter, 'discarded')
+      if (!(await this.settle(tx, letter, 'discarded'))) return letter.subscription
       await this.record(tx, id, 'discard', { by, why }, '')
       if (letter.parks) {
         await tx.run(
@@ -252,11 +253,11 @@ export class DeadLetters {
   private async handBack(tx: Tx, letter: Stored, dueAt: number): Promise<void> {
     const revived = letter.parks
       ? await tx.run(sql`
-          update bus_deferred set due_at = ${dueAt}, attempts = 0, claimed_until = 0
+          update bus_deferred set due_at = ${dueAt}, attempts = 0, claimed_until = 0, trace = ${letter.trace}
           where subscription = ${letter.subscription} and message_key = ${letter.message_key} and id = ${letter.message_id}`)
       : 0
     if (revived > 0) return
-    const { subscription, message_key, type, headers, body } = letter
+    const { subscription, message_key, type, headers, body, trace } = letter
     await tx.insert('bus_deferred', [
       {
         subscription,
@@ -269,12 +270,16 @@ export class DeadLetters {
         due_at: dueAt,
         claimed_until: 0,
         reason: 'redriven',
+        trace,
       },
     ])
   }
 
-  private async settle(tx: Tx, letter: Stored, status: DeadLetter['status']): Promise<void> {
-    await tx.run(sql`update bus_dead_letter set status = ${status} where id = ${letter.id}`)
+  /** False: somebody else was faster. */
+  private async settle(tx: Tx, letter: Stored, status: DeadLetter['status']): Promise<boolean> {
+    return (
+      (await tx.run(sql`update bus_dead_letter set status = ${status} where id = ${letter.id} and status = 'open'`)) > 0
+    )
   }
 
   private async record(tx: Tx, id: string, act: Act['act'], { by, why }: Actor, detail: string): Promise<void> {
@@ -302,7 +307,7 @@ function parseGroup(group: string): [string, string, string, string] {
   throw new BusError('invalid_argument', `'${group}' is no group: take one from groups()`)
 }
 
-/** As text, or in base64 where the bytes are none. */
+/** What was said before the edit: as text, or in base64 where the bytes are none. */
 function readable(body: string | Uint8Array): string {
   if (typeof body === 'string') return body
   return isUtf8(body) ? Buffer.from(body).toString() : Buffer.from(body).toString('base64')

@@ -42,6 +42,7 @@ export type { MaybePromise, Reader, Row, Store, Tx } from './store.ts'
 export { sqliteStore } from './stores/sqlite.ts'
 export { TableName, tableSql } from './table-name.ts'
 export type { Schedule } from './timers.ts'
+export type { Span, SpanStart, Tracing } from './tracing.ts'
 export type {
   Backlog,
   Binding,

@@ -4,14 +4,20 @@
  * R1 Rows go out in the order of their positions, and none before all those ahead of it were confirmed; so the first
  *    time that a message arrives is in order, whoever else relays the same rows.
  * R2 A row is deleted only after the broker confirmed it. A crash between the two sends it again; the inbox knows it.
+ * R4 No row is passed over. In SQLite rows become visible in the order of their positions, so a bookmark tells what was
+ *    sent. In PostgreSQL a lower position may become visible after a higher one: there every row that is visible is sent,
+ *    and exactly those are deleted before more are read. Of one key they are in order all the same: who publishes after
+ *    another's commit, or under the same row's lock, takes the higher position.
  * R3 While the broker is away nothing is lost and nobody waits: it is tried again with back-off.
  */
 import type { Clock, Timer } from './clock.ts'
+import type { Codec } from './codec.ts'
 import type { Step } from './consumer.ts'
 import type { Limits } from './limits.ts'
 import { type StoredMessage, toWire } from './outbox.ts'
-import { sql } from './sql.ts'
+import { list, sql } from './sql.ts'
 import type { Store } from './store.ts'
+import type { Tracing } from './tracing.ts'
 import type { Transport } from './transport.ts'
 
 /** Confirmed rows are deleted after this long, or when there are so many. */
@@ -20,11 +26,23 @@ const MARK_ROWS = 4_000
 const RETRY_FIRST_MS = 50
 const RETRY_MAX_MS = 5_000
 
+function traceparentOf(codec: Codec, body: string | Uint8Array): string | null {
+  try {
+    return codec.decode(body).traceparent
+  } catch {
+    return null // written by another codec; it is sent all the same
+  }
+}
+
+type OutboxRow = StoredMessage & { position: number; at: number }
+
 export type RelayOptions = {
   store: Store
   transport: Transport
   clock: Clock
   limits: Limits
+  codec: Codec
+  tracing: Tracing | undefined
   onStep: (step: Step) => void
   onFailure: (error: unknown) => void
   /** The broker has confirmed so many more. */
@@ -36,7 +54,7 @@ export class Relay {
   private running: Promise<void> | undefined
   private again = false
   private stopped = false
-  /** Up to here the broker has confirmed. */
+  /** Up to here the broker has confirmed; stays 0 where there is no bookmark (R4). */
   sentTo = 0
   private markedTo = 0
   private marking: Promise<void> | undefined
@@ -104,18 +122,51 @@ export class Relay {
   private async sendBatch(): Promise<boolean> {
     const { store, transport, limits, onStep } = this.options
     const rows = await store.read((reader) =>
-      reader.all<StoredMessage & { position: number }>(sql`
-        select position, id, type, message_key, headers, body from bus_outbox
+      reader.all<OutboxRow>(sql`
+        select position, id, type, message_key, headers, body, at from bus_outbox
         where position > ${this.sentTo} order by position limit ${limits.relayBatchMax}`),
     )
     const last = rows.at(-1)
     if (!last) return false
     await transport.publish(rows.map(toWire)) // R1: awaited before the next batch is read
+    if (this.options.tracing) this.trace(rows, this.options.tracing)
     onStep('relay')
-    this.sentTo = last.position
     this.options.onSent(rows.length)
-    this.markSoon()
+    if (store.dialect === 'sqlite') {
+      this.sentTo = last.position
+      this.markSoon()
+    } else {
+      await this.markExactly(rows.map(({ position }) => position))
+    }
     return rows.length === limits.relayBatchMax
+  }
+
+  /** Each message's way from its transaction to the broker, which has just confirmed it. */
+  private trace(rows: readonly OutboxRow[], tracing: Tracing): void {
+    const { codec, transport } = this.options
+    for (const { id, type, at, body } of rows) {
+      const span = tracing.start({
+        name: `send ${type}`,
+        kind: 'producer',
+        parent: traceparentOf(codec, body),
+        attributes: {
+          'messaging.system': transport.name,
+          'messaging.operation.type': 'send',
+          'messaging.destination.name': type,
+          'messaging.message.id': id,
+          'messaging.batch.message_count': rows.length,
+        },
+        startedAt: Number(at),
+      })
+      span.end()
+    }
+  }
+
+  /** R4. Where it fails they are sent again, and known again. */
+  private async markExactly(positions: number[]): Promise<void> {
+    const { store, onStep } = this.options
+    await store.transaction((tx) => tx.run(sql`delete from bus_outbox where position in ${list(positions)}`))
+    onStep('mark')
   }
 
   private markSoon(): void {

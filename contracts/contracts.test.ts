@@ -4,6 +4,7 @@ import { type EventType, upcast, validate } from '@shopsphere/bus'
 import { z } from 'zod'
 import * as contracts from './index.ts'
 import { allEvents, contractLimits, orderPlaced } from './index.ts'
+import { text, whole } from './values.ts'
 
 /** Who says what: the table of the order's life, then what the services need beside it. */
 const owners: Record<string, string> = {
@@ -129,6 +130,35 @@ test('quantities and money beyond their limits are refused, naming the field', (
   }
   assert.throws(() => validate(orderPlaced, withLine({ unitPence: 2.55 })), /lines\.0\.unitPence: /)
   assert.throws(() => validate(orderPlaced, { ...orderPlaced.example, currency: 'EUR' }), /currency: /)
+})
+
+test('texts and whole numbers take and refuse what zod alone would, in the same words', () => {
+  const values = ['', 'a', '12345', '123456', '\u{1f600}12', '\u{1f600}1234', null, undefined, ['a'], { length: 3 }]
+  const numbers = [-1, -0, 0, 1, 5, 6, 1.5, '3', 3n, true, Number.NaN, Infinity, 2 ** 53, Number.MAX_SAFE_INTEGER]
+  const pairs: [z.ZodType, z.ZodType][] = [
+    [text(5), z.string().min(1).max(5)],
+    [whole(0, 5), z.int().min(0).max(5)],
+    [
+      whole(1, 2 ** 60),
+      z
+        .int()
+        .min(1)
+        .max(2 ** 60),
+    ],
+  ]
+  for (const [ours, zods] of pairs) {
+    for (const value of [...values, ...numbers]) {
+      for (const [one, other] of [
+        [ours, zods],
+        [z.object({ field: ours.nullable() }), z.object({ field: zods.nullable() })],
+      ]) {
+        const given = one === ours ? value : { field: value }
+        const [is, shouldBe] = [one!.safeParse(given), other!.safeParse(given)]
+        assert.deepEqual([is.data, is.error?.issues], [shouldBe.data, shouldBe.error?.issues])
+      }
+    }
+    assert.deepEqual(z.toJSONSchema(ours), z.toJSONSchema(zods))
+  }
 })
 
 function orderPlacedVersion1(total: number) {

@@ -14,6 +14,7 @@ import {
   text,
   timeMs,
   totalPence,
+  whole,
 } from './values.ts'
 
 const orderId = 'ord_01939c1e-7000-7000-8000-000000000003'
@@ -217,7 +218,7 @@ export const orderProgressDue = event('order.progress_due', {
   version: 1,
   owner: 'order',
   summary: 'Timer T9, order to itself: has an order that has not ended moved on since this version of it?',
-  schema: z.object({ orderId: id, sinceVersion: z.int().min(0).max(contractLimits.unitsMax) }),
+  schema: z.object({ orderId: id, sinceVersion: whole(0, contractLimits.unitsMax) }),
   key: (order) => order.orderId,
   example: { orderId, sinceVersion: 3 },
 })

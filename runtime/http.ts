@@ -1,5 +1,5 @@
 import { OpenAPIHono } from '@hono/zod-openapi'
-import { BusError, type ErrorCode, UnavailableError } from '@shopsphere/bus'
+import { BusError, type ErrorCode, type Tracing, UnavailableError } from '@shopsphere/bus'
 import type { Context, MiddlewareHandler } from 'hono'
 import { bodyLimit } from 'hono/body-limit'
 import { HTTPException } from 'hono/http-exception'
@@ -36,12 +36,14 @@ export function createFrontDoor(options: {
   tokens: Tokens
   /** Runs around everything else, as `metrics.middleware`. */
   around?: MiddlewareHandler<ApiEnv>
+  /** Each request is a span; by default nobody traces. */
+  tracing?: Tracing | undefined
   bodyBytesMax?: number
 }): Api {
-  const { log, tokens, around, bodyBytesMax = BODY_BYTES_MAX } = options
+  const { log, tokens, around, tracing, bodyBytesMax = BODY_BYTES_MAX } = options
   const door = createApi(log)
   if (around) door.use(around)
-  door.use(requestContext, safeHeaders, limitBody(bodyBytesMax), authenticate(tokens))
+  door.use(requestContext(tracing), safeHeaders, limitBody(bodyBytesMax), authenticate(tokens))
   const allowedMethods = methodsByPath(door)
   door.notFound((c) => {
     const methods = allowedMethods(c.req.path)

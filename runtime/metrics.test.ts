@@ -11,7 +11,11 @@ const payment: BusStatus = {
   ready: true,
   timers: 9,
   subscriptions: [
-    { name: 'payment', waiting: 7, oldestAt: 1, oldestAgeMs: 1500, inFlight: 2, deferred: 3, deadLetters: 1 },
+    {
+      name: 'payment',
+      ...{ waiting: 7, oldestAt: 1, oldestAgeMs: 1500, inFlight: 2, deferred: 3, deadLetters: 1 },
+      ...{ handledTotal: 80, failedTotal: 5 },
+    },
   ],
   outbox: { waiting: 4, oldestAgeMs: 0 },
   bridges: [{ name: 'order_events', endpoint: 'rabbitmq queue order_events', ready: false, reason: 'it is away' }],

@@ -27,7 +27,7 @@ export function createMetrics(busStatuses: () => readonly (() => BusStatus | Pro
     buckets: HTTP_BUCKETS_SECONDS,
     registers: [registry],
   })
-  const record = busGauges(registry)
+  const record = busMetrics(registry)
   const failures = new Counter({
     name: 'bus_status_failures_total',
     help: 'Services that could not say how their bus is',
@@ -54,7 +54,7 @@ export function createMetrics(busStatuses: () => readonly (() => BusStatus | Pro
 /** Where no route matched, the last that did is the middleware on every path. */
 const routeOrNone = (route: string) => (route.includes('*') ? 'none' : route)
 
-function busGauges(registry: Registry): (statuses: readonly BusStatus[]) => void {
+function busMetrics(registry: Registry): (statuses: readonly BusStatus[]) => void {
   const gauge = (name: string, help: string, labelNames: string[]) =>
     new Gauge({ name, help, labelNames, registers: [registry] })
   const labels = ['service', 'subscription']
@@ -70,7 +70,14 @@ function busGauges(registry: Registry): (statuses: readonly BusStatus[]) => void
   const timers = gauge('bus_timers', 'Messages to be published later', ['service'])
   const ready = gauge('bus_ready', '1 while the broker and the database answer', ['service'])
   const bridge = gauge('bus_bridge_ready', "1 while the foreign program's broker answers", ['service', 'bridge'])
-  const all = [waiting, age, inFlight, deferred, deadLetters, outbox, outboxAge, timers, ready, bridge]
+  // Counted by the bus itself since its process started, so they are set and not added to: a scraper sees counters.
+  const counted = (name: string, help: string) => new Counter({ name, help, labelNames: labels, registers: [registry] })
+  const handled = counted('bus_handled_messages_total', 'Deliveries whose effects were committed')
+  const failed = counted(
+    'bus_failed_attempts_total',
+    'Tries of a handler that failed: retries and dead letters come of them',
+  )
+  const all = [waiting, age, inFlight, deferred, deadLetters, outbox, outboxAge, timers, ready, handled, failed, bridge]
 
   return (statuses) => {
     for (const each of all) each.reset()
@@ -87,6 +94,8 @@ function busGauges(registry: Registry): (statuses: readonly BusStatus[]) => void
         inFlight.set(label, subscription.inFlight)
         deferred.set(label, subscription.deferred)
         deadLetters.set(label, subscription.deadLetters)
+        handled.inc(label, subscription.handledTotal)
+        failed.inc(label, subscription.failedTotal)
       }
     }
   }

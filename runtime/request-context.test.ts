@@ -3,7 +3,7 @@ import { test } from 'node:test'
 import { Hono } from 'hono'
 import { type ApiEnv, continueTrace, requestContext } from './request-context.ts'
 
-const app = new Hono<ApiEnv>().use(requestContext).get('/', (c) => c.text(c.var.requestId))
+const app = new Hono<ApiEnv>().use(requestContext()).get('/', (c) => c.text(c.var.requestId))
 
 test('a request id is taken where it is harmless, and made where not', async () => {
   const idFor = async (given?: string) => {

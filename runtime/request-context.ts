@@ -1,5 +1,7 @@
 import { randomBytes, randomUUID } from 'node:crypto'
+import type { Span, Tracing } from '@shopsphere/bus'
 import type { Context, MiddlewareHandler } from 'hono'
+import { routePath } from 'hono/route'
 
 /** Who asks. Roles: `customer`, `merchant`, `operator`. */
 export type Caller = { readonly userId: string; readonly roles: readonly string[] }
@@ -19,14 +21,32 @@ export type ApiEnv = {
 const REQUEST_ID = /^[\w.:-]{1,128}$/
 const TRACEPARENT = /^([\da-f]{2})-([\da-f]{32})-([\da-f]{16})-([\da-f]{2})(-.*)?$/
 
-/** Gives each request its id and its place in a trace, and answers with the id. */
-export const requestContext: MiddlewareHandler<ApiEnv> = async (c, next) => {
-  const given = c.req.header('x-request-id')
-  const requestId = given !== undefined && REQUEST_ID.test(given) ? given : randomUUID()
-  c.set('requestId', requestId)
-  c.set('traceparent', continueTrace(c.req.header('traceparent')))
-  await next()
-  c.res.headers.set('x-request-id', requestId)
+/** Gives each request its id and its place in a trace, and answers with the id. With `tracing`, each is a span. */
+export function requestContext(tracing?: Tracing): MiddlewareHandler<ApiEnv> {
+  return async (c, next) => {
+    const given = c.req.header('x-request-id')
+    const requestId = given !== undefined && REQUEST_ID.test(given) ? given : randomUUID()
+    c.set('requestId', requestId)
+    const span = tracing && serverSpan(tracing, c)
+    c.set('traceparent', span?.traceparent ?? continueTrace(c.req.header('traceparent')))
+    await next()
+    c.res.headers.set('x-request-id', requestId)
+    if (!span) return
+    const route = c.res.status === 404 ? '' : ` ${routePath(c, -1)}`
+    span.describe(`${c.req.method}${route}`, { 'http.response.status_code': c.res.status })
+    if (c.res.status >= 500) span.fail(c.error ?? new Error(`answered ${c.res.status}`))
+    span.end()
+  }
+}
+
+function serverSpan(tracing: Tracing, c: Context<ApiEnv>): Span {
+  const given = c.req.header('traceparent')
+  return tracing.start({
+    name: c.req.method,
+    kind: 'server',
+    parent: given !== undefined && isTraceparent(given) ? given : null,
+    attributes: { 'http.request.method': c.req.method, 'url.path': c.req.path },
+  })
 }
 
 /** The options of `bus.transaction` and `bus.publish` for what this request sets off. */
@@ -36,11 +56,17 @@ export function origin(c: Context<ApiEnv>): { correlationId: string; traceparent
 
 /** The trace that `header` is part of, or a new one, with a fresh span. Source: https://www.w3.org/TR/trace-context/ */
 export function continueTrace(header: string | undefined): string {
-  const [, version, traceId, parentId, flags, rest] = TRACEPARENT.exec(header ?? '') ?? []
-  const valid =
+  const [, , traceId, , flags] = TRACEPARENT.exec(header ?? '') ?? []
+  if (isTraceparent(header ?? '')) return `00-${traceId}-${randomBytes(8).toString('hex')}-${flags}`
+  const drawn = randomBytes(24).toString('hex') // both at once: each draw is a system call
+  return `00-${drawn.slice(0, 32)}-${drawn.slice(32)}-01`
+}
+
+function isTraceparent(header: string): boolean {
+  const [, version, traceId, parentId, , rest] = TRACEPARENT.exec(header) ?? []
+  return (
     version !== undefined && version !== 'ff' && !(version === '00' && rest) && !isZero(traceId!) && !isZero(parentId!)
-  const span = randomBytes(8).toString('hex')
-  return valid ? `00-${traceId}-${span}-${flags}` : `00-${randomBytes(16).toString('hex')}-${span}-01`
+  )
 }
 
 const isZero = (hex: string) => /^0+$/.test(hex)

@@ -14,7 +14,9 @@ import type { Config } from './config.ts'
 import type { Api } from './http.ts'
 import { createIdempotency, type Idempotency, idempotencyDdl } from './idempotency.ts'
 import type { Log } from './log.ts'
+import { patiently } from './patience.ts'
 import { createRandom } from './random.ts'
+import type { Traces } from './tracing.ts'
 
 /** What a service is made of; simulators of the outside world it makes itself, from `config`. */
 export type ServiceContext = {
@@ -48,6 +50,8 @@ export type Host = {
   readonly clock: Clock
   readonly config: Config
   readonly log: Log
+  /** Null: nobody traces. */
+  readonly traces?: Traces | null
 }
 
 export type Service = {
@@ -74,10 +78,22 @@ export async function prepareService({ name, schema, wire }: ServiceDefinition, 
   const random = createRandom(config.seed, name)
   const store = await host.openStore(name)
   try {
-    await store.open()
+    if (store.dialect === 'sqlite') await store.open()
+    else await patiently('the database', () => store.open(), { clock, log })
     await store.migrate('idempotency', idempotencyDdl)
     if (schema) await store.migrate(name, await readFile(schema, 'utf8'))
-    const bus = createBus({ service: name, transport, store, events, clock, random, log, codec: config.codec })
+    const tracing = host.traces?.of(name)
+    const bus = createBus({
+      service: name,
+      transport,
+      store,
+      events,
+      clock,
+      random,
+      log,
+      codec: config.codec,
+      ...(tracing && { tracing }),
+    })
     const idempotency = createIdempotency({ bus, store, clock })
     const makeId = idMaker(clock, random)
     const newId = (prefix: string) => `${prefix}_${makeId()}`

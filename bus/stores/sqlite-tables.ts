@@ -24,7 +24,8 @@ create table if not exists bus_outbox (
 create table if not exists bus_deferred (
   position integer primary key autoincrement,
   subscription text not null, message_key text not null, id text not null, type text not null, headers text not null,
-  body blob not null, attempts integer not null, due_at integer, claimed_until integer not null, reason text not null
+  body blob not null, attempts integer not null, due_at integer, claimed_until integer not null, reason text not null,
+  trace text
 );
 create index if not exists bus_deferred_key on bus_deferred (subscription, message_key, position);
 create index if not exists bus_deferred_due on bus_deferred (subscription, due_at) where due_at is not null;
@@ -33,7 +34,7 @@ create table if not exists bus_dead_letter (
   id text primary key, subscription text not null, message_id text not null, message_key text not null,
   type text not null, headers text not null, body blob not null, code text not null, cause text not null,
   detail text not null, attempts integer not null, failed_at integer not null, position integer not null,
-  status text not null, parks integer not null
+  status text not null, parks integer not null, trace text
 ) without rowid;
 create index if not exists bus_dead_letter_open on bus_dead_letter (subscription, message_key) where status = 'open';
 create table if not exists bus_dead_letter_act (
@@ -66,3 +67,9 @@ create table if not exists bus_attempt (
 
 ${eventStoreDdl.sqlite}
 `
+
+/** Columns that a table of an earlier version lacks: table, column, type. */
+export const addedColumns = [
+  ['bus_deferred', 'trace', 'text'],
+  ['bus_dead_letter', 'trace', 'text'],
+] as const

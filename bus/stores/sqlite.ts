@@ -12,7 +12,7 @@ import { BusError } from '../errors.ts'
 import { type Sql, SqlList } from '../sql.ts'
 import { openDatabase, openForReading, translate, translated } from '../sqlite.ts'
 import type { MaybePromise, Reader, Row, Store, Tx } from '../store.ts'
-import { busTables } from './sqlite-tables.ts'
+import { addedColumns, busTables } from './sqlite-tables.ts'
 
 /** Transactions that one commit carries. */
 const GROUP_MAX = 512
@@ -61,7 +61,10 @@ export function sqliteStore(path: string): Store {
       if (writer) return
       const database = openDatabase(path)
       try {
-        translated(path, () => database.exec(busTables))
+        translated(path, () => {
+          database.exec(busTables)
+          addColumns(database)
+        })
       } catch (error) {
         database.close()
         throw error
@@ -109,6 +112,14 @@ export function sqliteStore(path: string): Store {
   }
 }
 
+/** A file that an earlier version made gets the columns that have been added since. */
+function addColumns(database: DatabaseSync): void {
+  for (const [table, column, type] of addedColumns) {
+    const known = database.prepare('select 1 from pragma_table_info(?) where name = ?').get(table, column)
+    if (!known) database.exec(`alter table ${table} add column ${column} ${type}`)
+  }
+}
+
 async function commitTogether(connection: Connection, group: Job[]): Promise<void> {
   const { database, path } = connection
   const done: { job: Job; value: unknown }[] = []
@@ -150,6 +161,7 @@ type Savepoint = { readonly begin: StatementSync; readonly release: StatementSyn
 const INSERT_DEPTH = 1_000
 
 class Connection implements Reader {
+  readonly dialect = 'sqlite'
   readonly path: string
   readonly database: DatabaseSync
   readonly begin: StatementSync
@@ -314,6 +326,7 @@ function insertText(table: string, columns: string[], rows: number, orIgnore: bo
 }
 
 class Transaction implements Tx {
+  readonly dialect = 'sqlite'
   private connection: Connection | undefined
   private readonly depth: number
 

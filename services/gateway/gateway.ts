@@ -13,6 +13,7 @@ import { createMetrics } from '@shopsphere/runtime/metrics'
 import { problem } from '@shopsphere/runtime/problem'
 import type { ApiEnv } from '@shopsphere/runtime/request-context'
 import type { Service } from '@shopsphere/runtime/service'
+import type { Traces } from '@shopsphere/runtime/tracing'
 import type { Context } from 'hono'
 import { cors } from 'hono/cors'
 import { json } from '../route-parts.ts'
@@ -44,6 +45,8 @@ export type GatewayOptions = {
   limited: boolean
   /** What the auditor of this process has found. */
   findings: () => Findings
+  /** Null: nobody traces. */
+  traces?: Traces | null
 }
 
 export type Gateway = {
@@ -61,7 +64,7 @@ export function createGateway(options: GatewayOptions): Gateway {
   const metrics = createMetrics(() => services.map((service) => () => service.status()))
   const forward = createForward()
 
-  const door = createFrontDoor({ log, tokens, around: metrics.middleware })
+  const door = createFrontDoor({ log, tokens, around: metrics.middleware, tracing: options.traces?.of('gateway') })
   if (config.corsOrigins.length > 0) door.use(cors({ origin: [...config.corsOrigins], exposeHeaders: EXPOSED_HEADERS }))
   if (limited) door.use(rateLimits(config, clock))
 

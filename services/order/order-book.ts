@@ -61,7 +61,7 @@ type Change = {
   readonly orderId: string
   readonly state: OrderState
   readonly version: number
-  /** Read when first asked for. */
+  /** Read only where somebody is written to. */
   contact(): Promise<Contact>
 }
 
@@ -101,14 +101,8 @@ export function createOrderBook({
     const { events, state, version } = await orders.handle(tx, orderId, command, { at: clock.now(), meta: cause })
     if (events.length === 0) return { state, version }
     const isShownOtherwise = state.shownSince > version - events.length
-    let contact = isShownOtherwise ? await keepRow(tx, orderId, state, clock.now()) : undefined
-    const change: Change = {
-      context,
-      orderId,
-      state,
-      version,
-      contact: async () => (contact ??= await contactOf(tx, orderId)),
-    }
+    if (isShownOtherwise) await keepRow(tx, orderId, state, clock.now())
+    const change: Change = { context, orderId, state, version, contact: () => contactOf(tx, orderId) }
     for (const event of events) await announce(change, event)
     if (state.order === 'cancelled') await watchWhatIsOff(change)
     return { state, version }
@@ -224,20 +218,19 @@ export async function contactOf(reader: Reader, orderId: string): Promise<Contac
   return toContact(await reader.get<ContactRow>(sql`select email, address from order_row where order_id = ${orderId}`))
 }
 
-/** Brings the row up to the state, and answers the contact that stands in it: one statement on the way of every order. */
-async function keepRow(tx: Tx, orderId: string, state: OrderState, now: number): Promise<Contact> {
+/** Brings the row up to the state: one statement, on the way of every order. */
+async function keepRow(tx: Tx, orderId: string, state: OrderState, now: number): Promise<void> {
   const status = customerStatus(state)
   const stage = stageOf(state)
   if (state.hasStalled) await keepStalled(tx, orderId, state.stalled, now)
-  const row = await tx.get<ContactRow>(
+  await tx.run(
     stage === 'open'
-      ? sql`update order_row set status = ${status}, stage = ${stage} where order_id = ${orderId} returning email, address`
+      ? sql`update order_row set status = ${status}, stage = ${stage} where order_id = ${orderId}`
       : sql`
           update order_row set status = ${status}, stage = ${stage},
             address = case when forgotten = 1 then null else address end
-          where order_id = ${orderId} returning email, address`,
+          where order_id = ${orderId}`,
   )
-  return toContact(row)
 }
 
 async function keepStalled(tx: Tx, orderId: string, stalled: boolean, now: number): Promise<void> {
