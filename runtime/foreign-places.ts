@@ -23,12 +23,13 @@ export type ForeignPlace = {
 
 const examples = { amqp: 'amqp://host#queue', kafka: 'kafka://host:9092#topic', redis: 'redis://host#channel' }
 
-export function foreignPlacesExpected(schemes: readonly ForeignPlace['scheme'][]): string {
-  const shown = schemes.map((scheme) => examples[scheme]).join(' or ')
+export function foreignPlacesExpected(taken: readonly ForeignPlace['scheme'][]): string {
+  const shown = taken.map((scheme) => examples[scheme]).join(' or ')
   return `addresses separated by commas, as ${shown}; behind a name perhaps ?prefetch=1, and behind a queue's ?durable=yes&declare=no`
 }
 
 const PREFETCH_MAX = 2_000
+const schemes = { amqp: 'amqp', amqps: 'amqp', kafka: 'kafka', redis: 'redis', rediss: 'redis' } as const
 const brokers = { amqp: 'rabbitmq', kafka: 'kafka', redis: 'redis' } as const
 
 /** Undefined where one of them is no such address. `defaultPlace`: the name where none is given. */
@@ -44,7 +45,7 @@ export function parseForeignPlaces(
 function parse(text: string, defaultPlace: (scheme: ForeignPlace['scheme']) => string): ForeignPlace | undefined {
   const [, url = '', scheme = '', fragment = ''] = /^((amqps?|kafka|rediss?):\/\/[^#\s]+)(?:#(\S*))?$/.exec(text) ?? []
   if (url === '') return undefined
-  const kind = scheme.replace(/s$/, '') as ForeignPlace['scheme']
+  const kind = schemes[scheme as keyof typeof schemes]
   const [place = '', query = ''] = fragment.split('?')
   const { durable = 'no', declare = 'yes', prefetch, ...unknown } = Object.fromEntries(new URLSearchParams(query))
   const switches = [durable, declare].every((value) => value === 'yes' || value === 'no')
@@ -54,7 +55,7 @@ function parse(text: string, defaultPlace: (scheme: ForeignPlace['scheme']) => s
   return {
     scheme: kind,
     url,
-    place: place === '' ? defaultPlace(kind) : decodeURIComponent(place),
+    place: place === '' ? defaultPlace(kind) : place,
     durable: durable === 'yes',
     declare: declare === 'yes',
     prefetch: count,
