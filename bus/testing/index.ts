@@ -1,4 +1,5 @@
 /** For people who write their own transport or store, and for tests of services: '@shopsphere/bus/testing'. */
+export { type BridgeSuiteOptions, bridgeSuite } from './bridge-suite.ts'
 export { type BusSuiteOptions, busSuite } from './bus-suite.ts'
 export { type CrashPlan, type CrashSuiteOptions, type CrashWorld, crashSuite } from './crash-suite.ts'
 export { eventStoreSuite } from './event-store-suite.ts'
