@@ -29,6 +29,8 @@ export type ReceiveOptions = {
   readonly windowMax: number
   /** Must return at once. */
   readonly receive: (arrivals: Arrival[]) => void
+  /** What was handed over and is not settled comes again: it must not be begun any more. */
+  readonly lost: () => void
 }
 
 export type Endpoint = {

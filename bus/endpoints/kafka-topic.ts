@@ -130,7 +130,7 @@ export function kafkaTopic(brokers: readonly string[], options: KafkaTopicOption
     name,
     open: ({ log }) => kept.open(log),
     state: kept.state,
-    receive: (options) => kept.withEach((connection) => consume(connection, options)),
+    receive: (options) => kept.withEach((connection) => consume(connection, options), options.lost),
     settle(arrival) {
       const { window, record } = windows.get(arrival)!
       window.settle(record) // there is nothing to refuse with: a topic keeps what it has

@@ -2,6 +2,7 @@
  * Orders that other programs take, and whose customers are told by us: each note on their queue is one confirmation. Their
  * orders are none of ours, so nothing else of the shop hears of them but that somebody was told.
  */
+import { createHash } from 'node:crypto'
 import type { Endpoint } from '@shopsphere/bus'
 import { type BareOrderEvent, readBareOrderEvent } from '../bare-order-event.ts'
 import { type NotificationParts, noteTold, settings, type Telling, tell } from './handlers.ts'
@@ -24,6 +25,14 @@ const confirmation: Telling<BareOrderEvent> = {
   always: true,
 }
 
+/** Short, whatever they call their orders: ids of mails are made of it. */
+function idOf({ order_id, timestamp }: BareOrderEvent): string {
+  return createHash('sha256')
+    .update(JSON.stringify([order_id, timestamp]))
+    .digest('hex')
+    .slice(0, 32)
+}
+
 export function confirmForeignOrders(
   { bus, ...parts }: NotificationParts,
   { name, endpoint, prefetch = PREFETCH }: { name: string; endpoint: Endpoint; prefetch?: number | undefined },
@@ -36,7 +45,7 @@ export function confirmForeignOrders(
       prefetch,
       read(note) {
         const order = readBareOrderEvent(note)
-        return order && { data: order, id: `${order.order_id}@${order.timestamp}` }
+        return order && { data: order, id: idOf(order) }
       },
       handle: {
         outside: (order, asked) => tell(confirmation, order, { ...asked, ...parts }),
