@@ -106,7 +106,7 @@ export function bridgeSource<Data>(given: {
       backlog: async () => ({ waiting: await endpoint.waiting(), oldestAt: null }),
     },
     decodeForeign({ id, key, headers, body }) {
-      const bytes = typeof body === 'string' ? Buffer.from(body) : body
+      const bytes = asBuffer(body)
       if (bytes.length > limits.messageBytesMax) {
         const why = `${bytes.length} bytes came from ${endpoint.name}; messageBytesMax is ${limits.messageBytesMax}`
         throw new PermanentError(why, { code: 'message_too_large' })
@@ -132,11 +132,13 @@ export function sendOver(endpoint: Endpoint, write: NonNullable<Bridge['send']>[
       const outgoing = write(message)
       if (outgoing === null) return
       const { body, headers = {}, key = message.key } = outgoing
-      await endpoint.send({ body: typeof body === 'string' ? Buffer.from(body) : body, headers, key, id: message.id })
+      await endpoint.send({ body: asBuffer(body), headers, key, id: message.id })
     },
     handle: () => {},
   }
 }
+
+const asBuffer = (body: string | Uint8Array) => Buffer.from(body as Uint8Array)
 
 /** A reading that throws is found again, with its reason, when the note is decoded. */
 function readSafely<Data>(read: (note: Note) => Reading<Data> | null, note: Note): Reading<Data> | null {

@@ -45,7 +45,7 @@ const bare = (number: number | string) =>
   JSON.stringify({
     order_id: `3f8b2c66-1c5e-4a39-9d55-b1f0c5a0000${number}`,
     customer_email: `ada${number}@example.org`,
-    timestamp: '2010-12-01T08:26:00.123456+00:00',
+    timestamp: `2010-12-01T08:26:0${number}.123456+00:00`,
   })
 
 // --- (a) bare JSON on order_events, said and heard by a program in another language ---

@@ -115,7 +115,7 @@ export function rabbitmqQueue(url: string, options: RabbitmqQueueOptions): Endpo
       const { 'content-type': contentType, ...others } = headers
       const properties = { messageId, headers: others, contentType, mandatory: true, persistent: true }
       const confirmed = new Promise<void>((resolve, reject) => {
-        outbound.sendToQueue(queue, Buffer.from(body), properties, (error) => (error ? reject(error) : resolve()))
+        outbound.sendToQueue(queue, body, properties, (error) => (error ? reject(error) : resolve()))
       })
       try {
         await within(CONFIRM_TIMEOUT_MS, 'confirming', confirmed)

@@ -79,8 +79,7 @@ test('redis channel: Q2 a connection that falls silent is noticed, and made agai
     const endpoint = redisChannel(proxy.through(url), { channel: world.name })
     world.defer(() => endpoint.close())
     const heard: string[] = []
-    const receive = (arrivals: Arrival[]) =>
-      void heard.push(...arrivals.map(({ body }) => Buffer.from(body).toString()))
+    const receive = (arrivals: Arrival[]) => void heard.push(...arrivals.map(({ body }) => body.toString()))
     await endpoint.open({ log: silentLog })
     await endpoint.receive({ name: 'x', windowMax: 10, receive, lost: () => {} })
     proxy.silence()

@@ -65,7 +65,7 @@ export function redisChannel(url: string, { channel }: RedisChannelOptions): End
     async send({ body }) {
       const { publisher } = kept.current()
       try {
-        await within(SEND_TIMEOUT_MS, 'publishing', publisher.publish(channel, Buffer.from(body)))
+        await within(SEND_TIMEOUT_MS, 'publishing', publisher.publish(channel, body))
       } catch (error) {
         throw notSent(name, error)
       }

@@ -25,12 +25,17 @@ const confirmation: Telling<BareOrderEvent> = {
   always: true,
 }
 
-/** Short, whatever they call their orders: ids of mails are made of it. */
+/**
+ * The same for the same note, and in the order of the times that they say: a UUID (RFC 9562, version 8) with the time first,
+ * since what was told is listed by such ids.
+ */
 function idOf({ order_id, timestamp }: BareOrderEvent): string {
-  return createHash('sha256')
+  const timeMs = Math.max(0, Date.parse(timestamp) || 0)
+  const time = timeMs.toString(16).padStart(12, '0')
+  const hash = createHash('sha256')
     .update(JSON.stringify([order_id, timestamp]))
     .digest('hex')
-    .slice(0, 32)
+  return `${time.slice(0, 8)}-${time.slice(8)}-8${hash.slice(0, 3)}-8${hash.slice(3, 6)}-${hash.slice(6, 18)}`
 }
 
 export function confirmForeignOrders(
