@@ -19,6 +19,7 @@ import type { Endpoint } from './endpoint.ts'
 import { BusError, UnavailableError } from './errors.ts'
 import { type DataOf, type EventType, validate } from './event.ts'
 import { InboxSweeper } from './inbox.ts'
+import { Inside } from './inside.ts'
 import { type Limits, limitsWith } from './limits.ts'
 import { type Log, silentLog } from './log.ts'
 import { idMaker } from './message.ts'
@@ -27,6 +28,7 @@ import { Relay } from './relay.ts'
 import { validateBindings } from './routing.ts'
 import { sql } from './sql.ts'
 import type { MaybePromise, Store, Tx } from './store.ts'
+import { StoreWatch } from './store-watch.ts'
 import { type Schedule, Timers } from './timers.ts'
 import type { Tracing } from './tracing.ts'
 import type { Binding, Transport, TransportState } from './transport.ts'
@@ -113,6 +115,9 @@ export function createBus(options: BusOptions) {
     log,
     onCommit: (published) => committed(published, Number.POSITIVE_INFINITY),
   })
+  const inside = new Inside()
+  const noticed = inside.noticing(store)
+  const storeWatch = new StoreWatch({ store, clock })
   const inbox = new InboxSweeper({ store, clock, limits, log })
   const deadLetters = new DeadLetters({
     store,
@@ -171,7 +176,7 @@ export function createBus(options: BusOptions) {
   function newConsumer(
     own: Pick<ConsumerOptions, 'name' | 'settings' | 'transport' | 'decodeForeign'> & { limits?: Limits },
   ): Consumer {
-    const shared = { service, store, events, compose, limits, clock, random, log, middleware, tracing, onStep }
+    const shared = { service, store: noticed, events, compose, limits, clock, random, log, middleware, tracing, onStep }
     return new Consumer({ ...shared, ...own, onCommit: committed })
   }
 
@@ -238,13 +243,24 @@ export function createBus(options: BusOptions) {
     )
   }
 
+  /** As the store's, and the watch hears of a database that is away. */
+  async function written<T>(work: (tx: Tx) => MaybePromise<T>): Promise<T> {
+    try {
+      return await noticed.transaction(work)
+    } catch (error) {
+      storeWatch.failed(error)
+      throw error
+    }
+  }
+
   async function transaction<T>(
     work: (context: TransactionContext) => MaybePromise<T>,
     origin: Origin = {},
   ): Promise<T> {
     refuseWhenClosed()
+    inside.refuse()
     let publications!: Publications
-    const result = await store.transaction(async (tx) => {
+    const result = await written(async (tx) => {
       publications = new Publications(compose)
       const value = await work({
         tx,
@@ -283,7 +299,7 @@ export function createBus(options: BusOptions) {
       return mine
     }
     try {
-      await store.transaction((tx) => take().write(tx))
+      await written((tx) => take().write(tx))
     } finally {
       take() // also where the transaction never began: those who wait hear of it, and the next begin anew
     }
@@ -393,6 +409,7 @@ export function createBus(options: BusOptions) {
     ready: () =>
       state === 'started' &&
       relay.healthy &&
+      storeWatch.healthy &&
       transport.state().ready &&
       [...consumers.values()].every((consumer) => consumer.healthy),
     bridges: (): BusStatus['bridges'] =>
@@ -422,6 +439,7 @@ export function createBus(options: BusOptions) {
           await timers.stop()
           await relay.stop()
           await inbox.stop()
+          await storeWatch.stop()
         })()
         let timer: { cancel(): void } | undefined
         const late = new Promise<void>((resolve) => {
