@@ -8,6 +8,10 @@ const benches: Record<string, { about: string; load: () => Promise<{ run: Bench 
     about: 'the embedded bus: publish, publish-to-handled, a long backlog; against a raw loop of one-row commits',
     load: () => import('./bus.ts'),
   },
+  rabbitmq: {
+    about: 'the RabbitMQ transport: publish, consume; against raw amqplib on the same server',
+    load: () => import('./rabbitmq.ts'),
+  },
   saga: {
     about: 'whole orders through all services, from placed to delivered; against the same raw loop',
     load: () => import('./saga.ts'),
@@ -21,7 +25,7 @@ const benches: Record<string, { about: string; load: () => Promise<{ run: Bench 
 const usage = `usage: npm run bench -- NAME [--json] [--runs N]
 
 ${Object.entries(benches)
-  .map(([name, { about }]) => `  ${name.padEnd(6)} ${about}`)
+  .map(([name, { about }]) => `  ${name.padEnd(8)} ${about}`)
   .join('\n')}
 
   --json    print the results as one JSON object in the last line
