@@ -105,7 +105,7 @@ export async function startShop(options: ShopOptions = {}): Promise<Shop> {
   const opened: (() => Promise<void>)[] = []
   try {
     const tokens = createTokens({ secret: prepareFolders(config, options), clock })
-    const transport = options.transport ?? openTransport(config, clock, options)
+    const transport = options.transport ?? (await openTransport(config, clock, log, options))
     opened.push(() => transport.close())
     // A file answers at once or says what is wrong; a server may start after us.
     if (config.broker.scheme !== 'sqlite') await patiently('the broker', () => transport.open(), { clock, log })
@@ -156,8 +156,16 @@ function prepareFolders(config: Config, { inMemory, transport, openStore }: Shop
 }
 
 /** The one place that knows which broker is which transport; readConfig refuses the schemes that are not here. */
-function openTransport({ broker }: Config, clock: Clock, { inMemory }: ShopOptions): Transport {
-  return inMemory ? memoryTransport(memoryBroker({ clock })) : sqliteTransport(broker.path, { clock })
+async function openTransport(
+  { broker }: Config,
+  clock: Clock,
+  log: Log,
+  { inMemory }: ShopOptions,
+): Promise<Transport> {
+  if (inMemory) return memoryTransport(memoryBroker({ clock }))
+  if (/^rediss?$/.test(broker.scheme))
+    return (await import('@shopsphere/bus/redis')).redisTransport(broker.url, { log })
+  return sqliteTransport(broker.path, { clock })
 }
 
 /** And which database is which store: one for each service. */

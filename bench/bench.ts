@@ -16,6 +16,10 @@ const benches: Record<string, { about: string; load: () => Promise<{ run: Bench 
     about: 'whole orders through all services, from placed to delivered; against the same raw loop',
     load: () => import('./saga.ts'),
   },
+  redis: {
+    about: 'the Redis transport: publish, consume, publish to handled; against the raw client and BullMQ',
+    load: () => import('./redis.ts'),
+  },
   start: {
     about: '`npm start`: time to the first order, memory; against the limits that we set ourselves',
     load: () => import('./start.ts'),

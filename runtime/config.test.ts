@@ -74,7 +74,7 @@ test('every bad value is reported at once, one line each', () => {
 })
 
 test('a scheme that has no transport yet says what to use', () => {
-  assert.match(refused({ BROKER_URL: 'ftp://x' }), /expected a URL; use sqlite:/)
+  assert.match(refused({ BROKER_URL: 'ftp://x' }), /expected a URL; use sqlite: or redis:/)
   assert.match(refused({ DATABASE_URL: 'nothing' }), /expected a URL; use sqlite:/)
 })
 

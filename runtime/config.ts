@@ -19,7 +19,8 @@ const brokerSchemes: Schemes = {
   sqlite: 'ready',
   amqp: 'comes with the RabbitMQ transport',
   kafka: 'comes with the Kafka transport',
-  redis: 'comes with the Redis transport',
+  redis: 'ready',
+  rediss: 'ready',
 }
 
 /** What each scheme of DATABASE_URL is: ready, or what it waits for. */
