@@ -149,7 +149,7 @@ function prepareFolders(config: Config, { inMemory, transport, openStore }: Shop
   if (!inMemory) {
     const folders = new Set([config.dataDir])
     if (!openStore) folders.add(config.database.path)
-    if (!transport) folders.add(dirname(config.broker.path))
+    if (!transport && config.broker.scheme === 'sqlite') folders.add(dirname(config.broker.path))
     for (const folder of folders) prepareDataFolder(folder)
   }
   return tokenSecret(config)
@@ -163,6 +163,7 @@ async function openTransport(
   { inMemory }: ShopOptions,
 ): Promise<Transport> {
   if (inMemory) return memoryTransport(memoryBroker({ clock }))
+  if (broker.scheme === 'kafka') return (await import('@shopsphere/bus/kafka')).kafkaTransport(broker.url, { log })
   if (/^rediss?$/.test(broker.scheme))
     return (await import('@shopsphere/bus/redis')).redisTransport(broker.url, { log })
   return sqliteTransport(broker.path, { clock })

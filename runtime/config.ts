@@ -18,7 +18,7 @@ const TOKEN_SECRET_LENGTH_MIN = 32
 const brokerSchemes: Schemes = {
   sqlite: 'ready',
   amqp: 'comes with the RabbitMQ transport',
-  kafka: 'comes with the Kafka transport',
+  kafka: 'ready',
   redis: 'ready',
   rediss: 'ready',
 }
