@@ -13,6 +13,7 @@ export type MaybePromise<T> = T | Promise<T>
 export type Row = Record<string, SqlValue>
 
 export type Reader = {
+  readonly dialect: Store['dialect']
   /** The first row, or undefined. */
   get<R = Row>(query: Sql): MaybePromise<R | undefined>
   /** All rows, in memory at once: give the query a `limit`, and page through more. */
