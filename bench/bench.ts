@@ -11,7 +11,7 @@ const benches: Record<string, { about: string; load: () => Promise<{ run: Bench 
   rabbitmq: {
     about: 'the RabbitMQ transport: publish, consume; against raw amqplib on the same server',
     load: () => import('./rabbitmq.ts'),
-    },
+  },
   kafka: {
     about: 'the Kafka transport: publish, consume, latency; against the raw client on the same server',
     load: () => import('./kafka.ts'),

@@ -1,0 +1,11 @@
+/** The embedded broker as `faultSuite` opens it. */
+import { join } from 'node:path'
+import { sqliteTransport } from '../transports/sqlite.ts'
+import type { FaultPlace } from './fault-services.ts'
+import { eraseStores, openStoreOf } from './fault-stores.ts'
+
+export const open = (place: FaultPlace) => ({
+  transport: sqliteTransport(join(place.directory, 'broker.db'), { leaseMs: 900 }),
+  openStore: openStoreOf(place),
+})
+export const erase = eraseStores
