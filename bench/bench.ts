@@ -8,13 +8,13 @@ const benches: Record<string, { about: string; load: () => Promise<{ run: Bench 
     about: 'the embedded bus: publish, publish-to-handled, a long backlog; against a raw loop of one-row commits',
     load: () => import('./bus.ts'),
   },
-  rabbitmq: {
-    about: 'the RabbitMQ transport: publish, consume; against raw amqplib on the same server',
-    load: () => import('./rabbitmq.ts'),
-  },
   kafka: {
     about: 'the Kafka transport: publish, consume, latency; against the raw client on the same server',
     load: () => import('./kafka.ts'),
+  },
+  rabbitmq: {
+    about: 'the RabbitMQ transport: publish, consume; against raw amqplib on the same server',
+    load: () => import('./rabbitmq.ts'),
   },
   saga: {
     about: 'whole orders through all services, from placed to delivered; against the same raw loop',

@@ -20,6 +20,8 @@ export type ConnectionLimits = {
 const INSERT_ROWS_MAX = 128
 /** Statements with lists or inserts that are prepared; those beyond are sent as text. */
 const STATEMENTS_MAX = 500
+/** Any number will do: it sets these locks apart from others. */
+const MIGRATION_LOCK = 1_397_051_213
 /** Beyond the server's own limit, the connection is given up: nobody answers. */
 const ANSWER_MARGIN_MS = 5_000
 
@@ -135,8 +137,8 @@ export class Connection {
 
   /** Everyone who asks for the same name waits until this transaction has ended. */
   async lock(name: string): Promise<void> {
-    const key = createHash('sha256').update(name).digest().readBigInt64BE()
-    await this.send({ name: undefined, text: `select pg_advisory_xact_lock(${key})` }, [])
+    const key = createHash('sha256').update(name).digest().readInt32BE()
+    await this.send({ name: undefined, text: `select pg_advisory_xact_lock(${MIGRATION_LOCK}, ${key})` }, [])
   }
 
   /** Statements without parameters, as they stand; answers the first row of the last, or an empty one. */
@@ -277,7 +279,9 @@ function withLists({ strings, values }: Sql): { text: string; flat: SqlValue[] }
 function encoded(value: SqlValue): unknown {
   if (typeof value === 'string') return Buffer.from(withoutNul(value))
   if (typeof value === 'number' || typeof value === 'bigint') return String(value)
-  return value === null || Buffer.isBuffer(value) ? value : Buffer.from(value.buffer, value.byteOffset, value.byteLength)
+  return value === null || Buffer.isBuffer(value)
+    ? value
+    : Buffer.from(value.buffer, value.byteOffset, value.byteLength)
 }
 
 const withoutNul = (text: string) => (text.includes('\0') ? text.replaceAll('\0', '\ufffd') : text)

@@ -13,7 +13,8 @@ const UNAVAILABLE: Readonly<Record<string, string>> = {
   '57P02': 'the database crashed and recovers: work goes on by itself',
   '57P03': 'the database is starting: work goes on by itself',
   '57P05': 'the database ended an idle connection: work goes on by itself',
-  '25P03': 'a transaction stood still for too long (idleInTransactionTimeoutMs), and was undone: make the handler quicker',
+  '25P03':
+    'a transaction stood still for too long (idleInTransactionTimeoutMs), and was undone: make the handler quicker',
   '25006': 'the database is read-only, a standby perhaps: connect to the primary',
 }
 

@@ -11,9 +11,9 @@
  */
 import { createHash } from 'node:crypto'
 import { BusError, UnavailableError } from '../errors.ts'
-import type { MaybePromise, Row, Store, Tx } from '../store.ts'
 import { type Sql, sql } from '../sql.ts'
-import { type Connection, connect, type ConnectionLimits } from './postgres-connection.ts'
+import type { MaybePromise, Row, Store, Tx } from '../store.ts'
+import { type Connection, type ConnectionLimits, connect } from './postgres-connection.ts'
 import { ddlForPostgres } from './postgres-ddl.ts'
 import { isConnectionLost, serverTooOld } from './postgres-errors.ts'
 import { Pool } from './postgres-pool.ts'
@@ -39,7 +39,7 @@ const defaults: PostgresStoreLimits = {
   idleTimeoutMs: 30_000,
   connectTimeoutMs: 10_000,
   statementTimeoutMs: 30_000,
-  idleInTransactionTimeoutMs: 60_000,
+  idleInTransactionTimeoutMs: 15_000,
 }
 
 /** PostgreSQL 13 brought xid8 and the functions around it. */
@@ -182,7 +182,8 @@ export function postgresStore(url: string, options: PostgresStoreOptions = {}): 
 function limitsWith(overrides: Partial<PostgresStoreLimits>): PostgresStoreLimits {
   const given = Object.entries(overrides).filter(([, value]) => value !== undefined)
   for (const [name, value] of given) {
-    if (!Object.hasOwn(defaults, name)) throw new BusError('invalid_argument', `a PostgreSQL store has no option '${name}'`)
+    if (!Object.hasOwn(defaults, name))
+      throw new BusError('invalid_argument', `a PostgreSQL store has no option '${name}'`)
     if (!Number.isSafeInteger(value) || value < 1 || value > 2 ** 31 - 1) {
       throw new BusError('invalid_argument', `${name} must be a whole number from 1 to 2147483647, not ${value}`)
     }
@@ -268,4 +269,3 @@ class Transaction implements Tx {
     }
   }
 }
-
