@@ -6,6 +6,8 @@ import type { FaultCheck, FaultSuiteOptions } from './fault-suite.ts'
 const WORDS_BEFORE = 300
 const WORDS_AFTER = 600
 const REFUSED_WITHIN_MS = 15_000
+/** A warning or an error that tells what happened, and what was done about it. */
+const LOUD = /(deleted|gone|missing|lost).*made (again|anew)/
 
 export function registerDeletionCases(check: FaultCheck, { deletions = {}, refusals = {} }: FaultSuiteOptions): void {
   for (const [what, remove] of Object.entries(deletions)) {
@@ -33,9 +35,9 @@ export function registerDeletionCases(check: FaultCheck, { deletions = {}, refus
           await saying
           const heard = await stage.assertOracle({ mayLackTo: gone })
           diagnostic?.(`${gone - heard.filter(({ n }) => n <= gone).length} words were lost with what was deleted`)
-          const loud = stage.lines.slice(quiet).filter(({ level }) => level !== 'info')
-          assert.ok(loud.length > 0, 'nobody was told')
-          diagnostic?.(`it said: ${loud[0]!.text}`)
+          const loud = () => stage.lines.slice(quiet).find(({ level, text }) => level !== 'info' && LOUD.test(text))
+          await eventually(loud, { message: 'nobody was told what is gone' })
+          diagnostic?.(`it said: ${loud()!.text}`)
         } finally {
           enough = true
           await saying.catch(() => {})

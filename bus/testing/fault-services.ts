@@ -1,7 +1,7 @@
 /** The two services of the fault suite: a teller says numbered words by key, a scribe writes each down. */
 import { appendFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { createBus, type HandlerContext } from '../bus.ts'
+import { createBus, type HandlerContext, type TransactionContext } from '../bus.ts'
 import { event, type Schema } from '../event.ts'
 import type { Log } from '../log.ts'
 import { sql } from '../sql.ts'
@@ -49,17 +49,19 @@ export async function openTeller({ transport, openStore }: CrashWorld, log: Log)
   const bus = createBus({ service: 'teller', transport, store: await openStore('teller'), events: [said], log, limits })
   await bus.store.open()
   await bus.store.migrate('said', 'create table said (n bigint primary key, message_key text)')
+  /** Within a transaction of the teller's bus. */
+  async function sayIn({ tx, publish }: Pick<TransactionContext, 'tx' | 'publish'>, words: readonly Word[]) {
+    await tx.insert(
+      'said',
+      words.map(({ key, n }) => ({ n, message_key: key })),
+    )
+    for (const word of words) publish(said, word)
+  }
   return {
     bus,
+    sayIn,
     /** In one transaction. */
-    say: (words: readonly Word[]) =>
-      bus.transaction(async ({ tx, publish }) => {
-        await tx.insert(
-          'said',
-          words.map(({ key, n }) => ({ n, message_key: key })),
-        )
-        for (const word of words) publish(said, word)
-      }),
+    say: (words: readonly Word[]) => bus.transaction((context) => sayIn(context, words)),
     close: () => closeAll(bus, transport, bus.store),
   }
 }

@@ -17,14 +17,12 @@ import {
   openTeller,
   type Word,
 } from './fault-services.ts'
-import type { FaultSuiteOptions } from './fault-suite.ts'
+import type { FaultBounds, FaultSuiteOptions } from './fault-suite.ts'
 import type { World } from './world.ts'
 
 /** Enough that every shard has some. */
 const KEYS = 40
 const WORDS_IN_TRANSACTION = 10
-/** Milliseconds until everything that is on its way must have arrived, once nothing is in its way. */
-const ARRIVES_WITHIN_MS = 30_000
 const CHILD_READY_WITHIN_MS = 20_000
 
 export type Heard = { n: number; message_key: string; pid: number }
@@ -53,6 +51,7 @@ export function through(transport: Transport, over: Partial<Transport>): Transpo
 export class FaultStage {
   readonly world: World
   readonly options: FaultSuiteOptions
+  readonly bounds: FaultBounds
   readonly place: FaultPlace
   /** What was logged here and in child processes. */
   readonly lines: Line[] = []
@@ -61,7 +60,8 @@ export class FaultStage {
   #teller: Awaited<ReturnType<typeof openTeller>> | undefined
   #module: FaultModule | undefined
 
-  constructor(world: World, options: FaultSuiteOptions) {
+  constructor(world: World, options: FaultSuiteOptions, bounds: FaultBounds) {
+    this.bounds = bounds
     this.world = world
     this.options = options
     this.place = {
@@ -86,12 +86,18 @@ export class FaultStage {
     return this.#module
   }
 
-  /** The teller, in this process; its transport may be reached by another address, and may have something before it. */
-  async startTeller({ url = this.place.url, over = (transport: Transport) => transport } = {}) {
+  /** Another process of the teller, not started yet; its transport may be reached by another address, and have something before it. */
+  async openTeller({ url = this.place.url, over = (transport: Transport) => transport } = {}) {
     const { open } = await this.module()
     const { transport, openStore } = await open({ ...this.place, url }, this.log)
     const teller = await openTeller({ transport: over(transport), openStore }, this.log)
     this.world.defer(() => teller.close())
+    return teller
+  }
+
+  /** The teller that `say` speaks through, in this process. */
+  async startTeller(options: Parameters<FaultStage['openTeller']>[0] = {}) {
+    const teller = await this.openTeller(options)
     await teller.bus.start()
     this.#teller = teller
     return teller
@@ -158,7 +164,7 @@ export class FaultStage {
   }
 
   /** Answers how many milliseconds it took. */
-  async untilHeardCount(count: number, withinMs = ARRIVES_WITHIN_MS): Promise<number> {
+  async untilHeardCount(count: number, withinMs = this.bounds.arrivesWithinMs): Promise<number> {
     const begun = performance.now()
     await eventually(async () => (await this.heardCount()) >= count, {
       timeoutMs: withinMs,
@@ -207,7 +213,7 @@ export class FaultStage {
       }
       return true
     }
-    await eventually(isAll, { timeoutMs: ARRIVES_WITHIN_MS, message: 'words are lost' })
+    await eventually(isAll, { timeoutMs: this.bounds.arrivesWithinMs, message: 'words are lost' })
     await eventually(async () => (await this.deadLetters()).size === dead.size, { message: 'dead letters are lacking' })
     const heard = await this.heard()
     const counts = new Map<number, number>()

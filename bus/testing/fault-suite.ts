@@ -5,6 +5,7 @@
  *
  *   F1  a confirmation is lost: the connection is cut, or silently half open, from the publication to its confirmation
  *   F2  what was declared is deleted under load, or refuses
+ *   F3  the outbox: writers that commit in any order, roll back, stay open; the relay is restarted
  *   F5  a process is frozen past its lease, woken, and tries to commit
  *   F6  members join and leave, some by `kill -9`, while work is done out of order
  *   F8  a message throws, or kills its process, among a hundred innocent neighbours
@@ -21,6 +22,7 @@
 import type { FaultBroker } from './fault-broker.ts'
 import { registerConnectionCases } from './fault-connection-cases.ts'
 import { registerDeletionCases } from './fault-deletion-cases.ts'
+import { registerOutboxCase } from './fault-outbox-case.ts'
 import { registerProcessCases } from './fault-process-cases.ts'
 import type { FaultPlace } from './fault-services.ts'
 import { FaultStage } from './fault-stage.ts'
@@ -46,11 +48,18 @@ export type FaultBounds = {
   settlesWithinMs: number
   /** From the loss of a process until another has taken over what it held. */
   takesOverWithinMs: number
+  /** Until everything that was said is done, once nothing stands in its way. */
+  arrivesWithinMs: number
   /** From the broker's return until the next effect. */
   resumesWithinMs: number
 }
 
-const defaultBounds: FaultBounds = { settlesWithinMs: 8_000, takesOverWithinMs: 15_000, resumesWithinMs: 15_000 }
+const defaultBounds: FaultBounds = {
+  settlesWithinMs: 8_000,
+  takesOverWithinMs: 15_000,
+  resumesWithinMs: 15_000,
+  arrivesWithinMs: 30_000,
+}
 
 export type FaultContext = SuiteContext & { readonly bounds: FaultBounds }
 export type FaultCheck = (title: string, run: (stage: FaultStage, context: FaultContext) => Promise<void>) => void
@@ -63,7 +72,7 @@ export function faultSuite(name: string, options: FaultSuiteOptions, runner: Sui
   const register = caseRegistrar(name, runner, CASE_TIMEOUT_MS)
   const check: FaultCheck = (title, run) =>
     register(title, (world, context) =>
-      run(new FaultStage(world, options), {
+      run(new FaultStage(world, options, bounds), {
         bounds,
         skip: (why) => context.skip(why),
         diagnostic: (text) => context.diagnostic?.(text),
@@ -73,5 +82,6 @@ export function faultSuite(name: string, options: FaultSuiteOptions, runner: Sui
     registerConnectionCases(check, options.broker)
     registerDeletionCases(check, options)
   }
+  registerOutboxCase(check)
   registerProcessCases(check)
 }
