@@ -15,6 +15,7 @@ import { DeadLetters } from './dead-letters.ts'
 import { BusError, UnavailableError } from './errors.ts'
 import type { DataOf, EventType } from './event.ts'
 import { InboxSweeper } from './inbox.ts'
+import { Inside } from './inside.ts'
 import { type Limits, limitsWith } from './limits.ts'
 import { type Log, silentLog } from './log.ts'
 import { idMaker } from './message.ts'
@@ -23,6 +24,7 @@ import { Relay } from './relay.ts'
 import { validateBindings } from './routing.ts'
 import { sql } from './sql.ts'
 import type { MaybePromise, Store, Tx } from './store.ts'
+import { StoreWatch } from './store-watch.ts'
 import { type Schedule, Timers } from './timers.ts'
 import type { Tracing } from './tracing.ts'
 import type { Binding, Transport } from './transport.ts'
@@ -105,6 +107,9 @@ export function createBus(options: BusOptions) {
     log,
     onCommit: (published) => committed(published, Number.POSITIVE_INFINITY),
   })
+  const inside = new Inside()
+  const noticed = inside.noticing(store)
+  const storeWatch = new StoreWatch({ store, clock })
   const inbox = new InboxSweeper({ store, clock, limits, log })
   const deadLetters = new DeadLetters({
     service,
@@ -157,7 +162,7 @@ export function createBus(options: BusOptions) {
         name,
         settings,
         transport,
-        store,
+        store: noticed,
         events,
         compose,
         limits,
@@ -190,13 +195,24 @@ export function createBus(options: BusOptions) {
     )
   }
 
+  /** As the store's, and the watch hears of a database that is away. */
+  async function written<T>(work: (tx: Tx) => MaybePromise<T>): Promise<T> {
+    try {
+      return await noticed.transaction(work)
+    } catch (error) {
+      storeWatch.failed(error)
+      throw error
+    }
+  }
+
   async function transaction<T>(
     work: (context: TransactionContext) => MaybePromise<T>,
     origin: Origin = {},
   ): Promise<T> {
     refuseWhenClosed()
+    inside.refuse()
     let publications!: Publications
-    const result = await store.transaction(async (tx) => {
+    const result = await written(async (tx) => {
       publications = new Publications(compose)
       const value = await work({
         tx,
@@ -235,7 +251,7 @@ export function createBus(options: BusOptions) {
       return mine
     }
     try {
-      await store.transaction((tx) => take().write(tx))
+      await written((tx) => take().write(tx))
     } finally {
       take() // also where the transaction never began: those who wait hear of it, and the next begin anew
     }
@@ -341,6 +357,7 @@ export function createBus(options: BusOptions) {
     ready: () =>
       state === 'started' &&
       relay.healthy &&
+      storeWatch.healthy &&
       transport.state().ready &&
       [...consumers.values()].every((consumer) => consumer.healthy),
     async status(): Promise<BusStatus> {
@@ -366,6 +383,7 @@ export function createBus(options: BusOptions) {
           await timers.stop()
           await relay.stop()
           await inbox.stop()
+          await storeWatch.stop()
         })()
         let timer: { cancel(): void } | undefined
         const late = new Promise<void>((resolve) => {

@@ -1,6 +1,7 @@
 import { join, resolve } from 'node:path'
 import { z } from 'zod'
 import { PASSWORD_LENGTH_MAX, PASSWORD_LENGTH_MIN } from './passwords.ts'
+import { refuseUnsafeInProduction, withMountedSecrets } from './secrets.ts'
 import { StartError } from './start-error.ts'
 
 /**
@@ -100,10 +101,19 @@ function variables(services: readonly string[]) {
  * @throws StartError with exit code 2, one line for each variable that is wrong
  */
 export function readConfig(environment: Readonly<Record<string, string | undefined>>, services: readonly string[]) {
-  const given = Object.fromEntries(Object.entries(environment).filter(([, value]) => value?.trim()))
+  const given = Object.fromEntries(Object.entries(withMountedSecrets(environment)).filter(([, value]) => value?.trim()))
   const parsed = variables(services).safeParse(given)
   if (!parsed.success) throw refuse(given, parsed.error.issues)
   const read = parsed.data
+  if (read.NODE_ENV === 'production') {
+    refuseUnsafeInProduction({
+      brokerUrl: read.BROKER_URL,
+      databaseUrl: read.DATABASE_URL,
+      tokenSecret: read.TOKEN_SECRET,
+      adminPassword: read.ADMIN_PASSWORD,
+      makesOperator: read.SERVICES.includes('user'),
+    })
+  }
   const dataDir = resolve(read.DATA_DIR)
   return {
     port: read.PORT,
