@@ -105,7 +105,7 @@ export async function startShop(options: ShopOptions = {}): Promise<Shop> {
   const opened: (() => Promise<void>)[] = []
   try {
     const tokens = createTokens({ secret: prepareFolders(config, options), clock })
-    const transport = options.transport ?? openTransport(config, clock, options)
+    const transport = options.transport ?? (await openTransport(config, clock, log, options))
     opened.push(() => transport.close())
     // A file answers at once or says what is wrong; a server may start after us.
     if (config.broker.scheme !== 'sqlite') await patiently('the broker', () => transport.open(), { clock, log })
@@ -148,22 +148,45 @@ function readWholeConfig(environment: Readonly<Record<string, string | undefined
 function prepareFolders(config: Config, { inMemory, transport, openStore }: ShopOptions): Uint8Array {
   if (!inMemory) {
     const folders = new Set([config.dataDir])
-    if (!openStore) folders.add(config.database.path)
-    if (!transport) folders.add(dirname(config.broker.path))
+    if (!openStore && config.database.scheme === 'sqlite') folders.add(config.database.path)
+    if (!transport && config.broker.scheme === 'sqlite') folders.add(dirname(config.broker.path))
     for (const folder of folders) prepareDataFolder(folder)
   }
   return tokenSecret(config)
 }
 
-/** The one place that knows which broker is which transport; readConfig refuses the schemes that are not here. */
-function openTransport({ broker }: Config, clock: Clock, { inMemory }: ShopOptions): Transport {
-  return inMemory ? memoryTransport(memoryBroker({ clock })) : sqliteTransport(broker.path, { clock })
+/** The one place that knows which broker is which transport; a client is loaded only where it is used. */
+async function openTransport(
+  { broker, brokerPrefix: prefix }: Config,
+  clock: Clock,
+  log: Log,
+  { inMemory }: ShopOptions,
+): Promise<Transport> {
+  if (inMemory) return memoryTransport(memoryBroker({ clock }))
+  // A server's leases run on real time, also where the shop's clock is wound up.
+  const options = prefix === '' ? { log } : { log, prefix }
+  switch (broker.scheme) {
+    case 'amqp':
+    case 'amqps':
+      return (await import('@shopsphere/bus/rabbitmq')).rabbitmqTransport(broker.url, options)
+    case 'kafka':
+      return (await import('@shopsphere/bus/kafka')).kafkaTransport(broker.url, options)
+    case 'redis':
+    case 'rediss':
+      return (await import('@shopsphere/bus/redis')).redisTransport(broker.url, options)
+    default:
+      return sqliteTransport(broker.path, { clock })
+  }
 }
 
-/** And which database is which store: one for each service. */
-function storeOpener({ database }: Config, { inMemory, openStore }: ShopOptions): (service: string) => Store {
+/** And which database is which store: a file or a schema for each service. */
+async function storeOpener(config: Config, { inMemory, openStore }: ShopOptions): Promise<(service: string) => Store> {
+  const { database, databasePrefix } = config
   if (openStore) return openStore
-  return (service) => sqliteStore(inMemory ? ':memory:' : join(database.path, `${service}.db`))
+  if (inMemory) return () => sqliteStore(':memory:')
+  if (database.scheme === 'sqlite') return (service) => sqliteStore(join(database.path, `${service}.db`))
+  const { postgresStore } = await import('@shopsphere/bus/postgres')
+  return (service) => postgresStore(database.url, { schema: `${databasePrefix}${service}` })
 }
 
 async function prepareServices(given: {
@@ -176,7 +199,7 @@ async function prepareServices(given: {
   opened: (() => Promise<void>)[]
 }): Promise<{ services: Service[]; hears: ReadonlyMap<string, Hears> }> {
   const { config, clock, log, transport, traces, options, opened } = given
-  const openStore = storeOpener(config, options)
+  const openStore = await storeOpener(config, options)
   const services: Service[] = []
   const hears = new Map<string, Hears>()
   for (const definition of allServices.filter(({ name }) => config.services.includes(name))) {

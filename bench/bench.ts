@@ -8,9 +8,21 @@ const benches: Record<string, { about: string; load: () => Promise<{ run: Bench 
     about: 'the embedded bus: publish, publish-to-handled, a long backlog; against a raw loop of one-row commits',
     load: () => import('./bus.ts'),
   },
+  kafka: {
+    about: 'the Kafka transport: publish, consume, latency; against the raw client on the same server',
+    load: () => import('./kafka.ts'),
+  },
+  rabbitmq: {
+    about: 'the RabbitMQ transport: publish, consume; against raw amqplib on the same server',
+    load: () => import('./rabbitmq.ts'),
+  },
   saga: {
     about: 'whole orders through all services, from placed to delivered; against the same raw loop',
     load: () => import('./saga.ts'),
+  },
+  redis: {
+    about: 'the Redis transport: publish, consume, publish to handled; against the raw client and BullMQ',
+    load: () => import('./redis.ts'),
   },
   start: {
     about: '`npm start`: time to the first order, memory; against the limits that we set ourselves',
@@ -21,7 +33,7 @@ const benches: Record<string, { about: string; load: () => Promise<{ run: Bench 
 const usage = `usage: npm run bench -- NAME [--json] [--runs N]
 
 ${Object.entries(benches)
-  .map(([name, { about }]) => `  ${name.padEnd(6)} ${about}`)
+  .map(([name, { about }]) => `  ${name.padEnd(8)} ${about}`)
   .join('\n')}
 
   --json    print the results as one JSON object in the last line

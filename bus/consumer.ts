@@ -821,9 +821,18 @@ export class Consumer {
       }
       await tx.run(sql`
         insert into bus_fence (subscription, shard, epoch) values (${this.name}, ${lease.shard}, ${lease.epoch})
-        on conflict (subscription, shard) do update set epoch = excluded.epoch`)
+        on conflict (subscription, shard) do update set epoch = excluded.epoch where bus_fence.epoch < excluded.epoch`)
     }
+    if (tx.dialect === 'postgres') await this.holdFences(tx, leases, lost)
     if (lost.size > 0) throw new Fenced(this.name, lost)
+  }
+
+  /** Nobody takes over before this transaction has ended. Shared, so that batches of one process stand side by side. */
+  private async holdFences(tx: Tx, leases: ReadonlyMap<number, Lease>, lost: Set<string>): Promise<void> {
+    const held = await tx.all<{ shard: number; epoch: number }>(sql`
+      select shard, epoch from bus_fence where subscription = ${this.name} and shard in ${list([...leases.keys()])}
+      order by shard for share`)
+    for (const { shard, epoch } of held) if (epoch > leases.get(shard)!.epoch) lost.add(leaseName(leases.get(shard)!))
   }
 
   private async markInbox(tx: Tx, batch: Work[]): Promise<Set<Work>> {
@@ -844,10 +853,13 @@ export class Consumer {
     return new Set(rows.map((row) => row.message_key))
   }
 
+  /** Written and not only read, so that where transactions run side by side nobody else takes it up meanwhile. */
   private async stillDeferred(tx: Tx, work: Work): Promise<boolean> {
-    const row = await tx.get(sql`
-      select 1 as one from bus_deferred where position = ${work.deferred!.position} and attempts = ${work.deferred!.attempts}`)
-    return row !== undefined
+    const { position, attempts } = work.deferred!
+    const held = await tx.run(
+      sql`update bus_deferred set claimed_until = claimed_until where position = ${position} and attempts = ${attempts}`,
+    )
+    return held > 0
   }
 
   private async succeeded(tx: Tx, work: Work, blocked: Set<string>): Promise<void> {
@@ -1048,7 +1060,7 @@ export class Consumer {
         StoredMessage & { position: number; message_key: string; attempts: number; trace: string | null }
       >(sql`
         update bus_deferred set attempts = attempts + 1, claimed_until = ${now + claimMs}
-        where position in (
+        where claimed_until <= ${now} and position in (
           select position from bus_deferred
           where subscription = ${this.name} and due_at <= ${now} and claimed_until <= ${now} order by due_at limit ${room})
         returning position, id, type, message_key, headers, body, attempts, trace`)

@@ -102,7 +102,7 @@ export class DeadLetters {
     const rows = await this.options.store.read((reader) =>
       reader.all<Stored>(sql`
         select * from bus_dead_letter
-        where id > ${after} and status = ${status} and (subscription = ${subscription} or ${subscription} is null)
+        where id > ${after} and status = ${status} and (cast(${subscription} as text) is null or subscription = ${subscription})
         order by id limit ${Math.min(Math.max(1, limit), LIST_MAX)}`),
     )
     return rows.map(toDeadLetter)
@@ -190,8 +190,8 @@ export class DeadLetters {
         for (const [offset, id] of ids.slice(start, start + REDRIVE_BATCH).entries()) {
           const letter = await this.find(tx, id)
           if (letter.status !== 'open') continue
+          if (!(await this.settle(tx, letter, 'redriven'))) continue
           await this.handBack(tx, letter, Math.round(begin + (start + offset) * stepMs))
-          await this.settle(tx, letter, 'redriven')
           await this.record(tx, id, 'redrive', { by, why }, '')
           touched.add(letter.subscription)
           redriven += 1
@@ -216,7 +216,7 @@ export class DeadLetters {
       await tx.run(sql`update bus_dead_letter set body = ${body} where id = ${id}`)
       await tx.run(sql`
         update bus_deferred set body = ${body} where subscription = ${letter.subscription} and message_key = ${letter.message_key} and id = ${letter.message_id}`)
-      await this.record(tx, id, 'edit', { by, why }, String(letter.body))
+      await this.record(tx, id, 'edit', { by, why }, textOfBody(letter.body))
     })
     await this.redrive(id, { by, why })
   }
@@ -227,7 +227,7 @@ export class DeadLetters {
     const subscription = await store.transaction(async (tx) => {
       const letter = await this.find(tx, id)
       if (letter.status !== 'open') return letter.subscription
-      await this.settle(tx, letter, 'discarded')
+      if (!(await this.settle(tx, letter, 'discarded'))) return letter.subscription
       await this.record(tx, id, 'discard', { by, why }, '')
       if (letter.parks) {
         await tx.run(
@@ -279,8 +279,11 @@ export class DeadLetters {
     ])
   }
 
-  private async settle(tx: Tx, letter: Stored, status: DeadLetter['status']): Promise<void> {
-    await tx.run(sql`update bus_dead_letter set status = ${status} where id = ${letter.id}`)
+  /** False: somebody else was faster. */
+  private async settle(tx: Tx, letter: Stored, status: DeadLetter['status']): Promise<boolean> {
+    return (
+      (await tx.run(sql`update bus_dead_letter set status = ${status} where id = ${letter.id} and status = 'open'`)) > 0
+    )
   }
 
   private async record(tx: Tx, id: string, act: Act['act'], { by, why }: Actor, detail: string): Promise<void> {
@@ -296,6 +299,9 @@ export class DeadLetters {
     throw new BusError('not_found', `no dead letter '${id}'`)
   }
 }
+
+/** What was said before the edit; bytes that are no text are shown as well as can be. */
+const textOfBody = (body: string | Uint8Array) => (typeof body === 'string' ? body : Buffer.from(body).toString())
 
 function parseGroup(group: string): [string, string, string, string] {
   try {

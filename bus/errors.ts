@@ -25,7 +25,7 @@ export const errorCodes = {
   store_corrupt: 'the database file is damaged or is no database',
   store_refused: 'the database refuses what is asked of it: credentials, rights, version',
   outbox_full: 'the outbox holds outboxMessagesMax messages that the broker has not taken yet',
-  log_full: 'the embedded log reached logBytesMax',
+  log_full: 'the log reached its limit (embedded: logBytesMax; Redis: logEntriesMax, or its memory)',
   backlog_full: 'the keys waiting behind retries and dead letters hold deferredMessagesMax messages',
   not_found: 'there is no such dead letter, timer or subscription',
   permanent: 'the handler said that trying again cannot help',

@@ -124,7 +124,7 @@ export async function readAll(
   checkWhole('afterPosition', afterPosition, 0)
   checkWhole('limit', options.limit, 1)
   const limit = Math.min(options.limit, streamEventsMax)
-  const head = await headPosition(reader)
+  const head = await settledPosition(reader)
   const until = Math.min(head, afterPosition + SCAN_POSITIONS_MAX)
   if (until <= afterPosition) return { events: [], position: afterPosition, end: true, headPosition: head }
   const rows = types
@@ -144,6 +144,14 @@ export async function readAll(
 export async function headPosition(reader: Reader): Promise<number> {
   const row = await reader.get<{ head: number | null }>(sql`select max(position) as head from bus_stream_event`)
   return row?.head ?? 0
+}
+
+/** Up to here nothing comes any more that is not there: see stores/event-store-ddl.ts. The order of the two looks matters. */
+async function settledPosition(reader: Reader): Promise<number> {
+  const head = await headPosition(reader)
+  if (reader.dialect === 'sqlite') return head
+  const row = await reader.get<{ bound: number | null }>(sql`select bus_event_bound() as bound`)
+  return Math.min(head, row?.bound ?? head)
 }
 
 export type AggregateOptions<State, Command, Event extends StreamEvent> = {

@@ -10,6 +10,7 @@
  */
 import { BusError } from './errors.ts'
 import type { EventType } from './event.ts'
+import { hold } from './lock.ts'
 import type { Message } from './message.ts'
 import type { Publish, PublishOptions } from './outbox.ts'
 import { sql } from './sql.ts'
@@ -130,8 +131,8 @@ export const timer = <Data>(
 })
 
 /**
- * Subscribes the process to its messages. Two messages of one process that are handled at the same time meet in its row:
- * the second fails with `version_conflict` and is tried again on the new state.
+ * Subscribes the process to its messages. Of two messages of one process that are handled at the same time the second
+ * waits, and finds the new state; should its row change all the same, it fails with `version_conflict` and is tried again.
  */
 export function processManager<State>(bus: ProcessBus, options: ProcessManagerOptions<State>): ProcessManager<State> {
   const { name, version, initial, upcastState = {}, subscription } = options
@@ -148,6 +149,7 @@ export function processManager<State>(bus: ProcessBus, options: ProcessManagerOp
     const fired = firedTimer(message, name)
     const id = fired ? fired.process : step.correlate(data)
     if (id === null) return
+    await hold(tx, `process ${name} ${id}`)
     const row = await rowOf(tx, id)
     if (row?.done) return // M2
     const kept = row ? decode(id, row) : { state: initial, timers: {} }

@@ -12,6 +12,7 @@
 import type { Clock, Timer } from './clock.ts'
 import { BusError } from './errors.ts'
 import { headPosition, readAll, type StoredEvent, type StreamUpcasters } from './event-store.ts'
+import { hold } from './lock.ts'
 import { sql } from './sql.ts'
 import type { MaybePromise, Reader, Store, Tx } from './store.ts'
 import { statement, TableName } from './table-name.ts'
@@ -187,6 +188,14 @@ export function projection<Table extends string>(options: ProjectionOptions<Tabl
     return { applied: page.events.length, generation: row.generation, position, headPosition, end }
   }
 
+  /** The transactions of one projection come one after another, whichever process runs them. */
+  const alone =
+    <T>(work: (tx: Tx) => Promise<T>) =>
+    async (tx: Tx) => {
+      await hold(tx, `projection ${name}`)
+      return work(tx)
+    }
+
   /** Runs `step` in transactions of their own until it answers null or the end is reached. */
   async function repeat(
     store: Store,
@@ -196,7 +205,7 @@ export function projection<Table extends string>(options: ProjectionOptions<Tabl
     let applied = 0
     let position = 0
     while (!signal?.aborted) {
-      const batch = await store.transaction(step)
+      const batch = await store.transaction(alone(step))
       if (!batch) return { applied, position, complete: false }
       applied += batch.applied
       position = batch.position
@@ -219,14 +228,16 @@ export function projection<Table extends string>(options: ProjectionOptions<Tabl
 
   async function rebuild(store: Store, options: CatchUpOptions & { restart?: boolean } = {}): Promise<CatchUpResult> {
     const batchMax = batchOf(options)
-    const target = await store.transaction(async (tx) => {
-      const left = await withStatus(tx, 'building')
-      if (left && left.version === version && !options.restart) return left.generation // P4
-      if (left && left.version > version && !options.restart) return null // P5
-      const { generation } = await create(tx, 'building')
-      if (left) await drop(tx, left) // after the new one took its number, so that no number ever comes twice
-      return generation
-    })
+    const target = await store.transaction(
+      alone(async (tx) => {
+        const left = await withStatus(tx, 'building')
+        if (left && left.version === version && !options.restart) return left.generation // P4
+        if (left && left.version > version && !options.restart) return null // P5
+        const { generation } = await create(tx, 'building')
+        if (left) await drop(tx, left) // after the new one took its number, so that no number ever comes twice
+        return generation
+      }),
+    )
     return repeat(store, options, async (tx) => {
       const row = (await generations(tx)).find(({ generation }) => generation === target)
       if (!row || row.version !== version) return null // another process began anew

@@ -4,6 +4,10 @@
  * R1 Rows go out in the order of their positions, and none before all those ahead of it were confirmed; so the first
  *    time that a message arrives is in order, whoever else relays the same rows.
  * R2 A row is deleted only after the broker confirmed it. A crash between the two sends it again; the inbox knows it.
+ * R4 No row is passed over. In SQLite rows become visible in the order of their positions, so a bookmark tells what was
+ *    sent. In PostgreSQL a lower position may become visible after a higher one: there every row that is visible is sent,
+ *    and exactly those are deleted before more are read. Of one key they are in order all the same: who publishes after
+ *    another's commit, or under the same row's lock, takes the higher position.
  * R3 While the broker is away nothing is lost and nobody waits: it is tried again with back-off.
  */
 import type { Clock, Timer } from './clock.ts'
@@ -11,7 +15,7 @@ import type { Codec } from './codec.ts'
 import type { Step } from './consumer.ts'
 import type { Limits } from './limits.ts'
 import { type StoredMessage, toWire } from './outbox.ts'
-import { sql } from './sql.ts'
+import { list, sql } from './sql.ts'
 import type { Store } from './store.ts'
 import type { Tracing } from './tracing.ts'
 import type { Transport } from './transport.ts'
@@ -50,7 +54,7 @@ export class Relay {
   private running: Promise<void> | undefined
   private again = false
   private stopped = false
-  /** Up to here the broker has confirmed. */
+  /** Up to here the broker has confirmed; stays 0 where there is no bookmark (R4). */
   sentTo = 0
   private markedTo = 0
   private marking: Promise<void> | undefined
@@ -127,9 +131,13 @@ export class Relay {
     await transport.publish(rows.map(toWire)) // R1: awaited before the next batch is read
     if (this.options.tracing) this.trace(rows, this.options.tracing)
     onStep('relay')
-    this.sentTo = last.position
     this.options.onSent(rows.length)
-    this.markSoon()
+    if (store.dialect === 'sqlite') {
+      this.sentTo = last.position
+      this.markSoon()
+    } else {
+      await this.markExactly(rows.map(({ position }) => position))
+    }
     return rows.length === limits.relayBatchMax
   }
 
@@ -152,6 +160,13 @@ export class Relay {
       })
       span.end()
     }
+  }
+
+  /** R4. Where it fails they are sent again, and known again. */
+  private async markExactly(positions: number[]): Promise<void> {
+    const { store, onStep } = this.options
+    await store.transaction((tx) => tx.run(sql`delete from bus_outbox where position in ${list(positions)}`))
+    onStep('mark')
   }
 
   private markSoon(): void {

@@ -13,6 +13,7 @@ export type MaybePromise<T> = T | Promise<T>
 export type Row = Record<string, SqlValue>
 
 export type Reader = {
+  readonly dialect: Store['dialect']
   /** The first row, or undefined. */
   get<R = Row>(query: Sql): MaybePromise<R | undefined>
   /** All rows, in memory at once: give the query a `limit`, and page through more. */
@@ -43,7 +44,8 @@ export type Store = {
   /** Creates a service's own tables: runs `ddl` once per name, and refuses a later `ddl` that differs. */
   migrate(name: string, ddl: string): Promise<void>
   /**
-   * Runs `work` and commits; if it throws, nothing of it remains and the error goes on to the caller. Transactions that
+   * Runs `work` and commits; each statement sees what was committed when it began, and what this transaction wrote. If
+   * `work` throws, nothing of it remains and the error goes on to the caller. Transactions that
    * wait at the same time may be committed together, each undone alone if it fails. Durable when it resolves.
    */
   transaction<T>(work: (tx: Tx) => MaybePromise<T>): Promise<T>

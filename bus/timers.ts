@@ -144,7 +144,8 @@ export class Timers {
 
   private async fireTimers(tx: Tx, now: number): Promise<number> {
     const due = await tx.all<Omit<StoredMessage, 'id'> & { message_id: string; due_at: number }>(sql`
-      delete from bus_timer where id in (select id from bus_timer where due_at <= ${now} order by due_at limit ${DUE_MAX})
+      delete from bus_timer where due_at <= ${now}
+        and id in (select id from bus_timer where due_at <= ${now} order by due_at limit ${DUE_MAX})
       returning message_id, type, message_key, headers, body, due_at`)
     due.sort((a, b) => Number(a.due_at) - Number(b.due_at))
     const rows = due.map(({ message_id, due_at: _, ...rest }) => ({ id: message_id, ...rest, at: now }))
@@ -163,7 +164,10 @@ export class Timers {
       // A name that the code no longer has is forgotten; turns missed while nothing ran are made up for once.
       if (!schedule) await tx.run(sql`delete from bus_cron where name = ${name}`)
       else {
-        await tx.run(sql`update bus_cron set next_at = ${nextTurn(schedule.cron, now)} where name = ${name}`)
+        const taken = await tx.run(
+          sql`update bus_cron set next_at = ${nextTurn(schedule.cron, now)} where name = ${name} and next_at = ${next_at}`,
+        )
+        if (taken === 0) continue // another process was faster
         const data = typeof schedule.data === 'function' ? schedule.data(turnAt) : schedule.data
         publications.publishFrom({})(schedule.event, data)
       }

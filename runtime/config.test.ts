@@ -73,9 +73,13 @@ test('every bad value is reported at once, one line each', () => {
   assert.equal(refused({ PORT: 'x', SEED: 'y' }).split('\n').length, 2)
 })
 
-test('a scheme that has no transport yet says what to use', () => {
-  assert.match(refused({ BROKER_URL: 'ftp://x' }), /expected a URL; use sqlite:/)
-  assert.match(refused({ DATABASE_URL: 'nothing' }), /expected a URL; use sqlite:/)
+test('a URL of another kind is refused with those that are known', () => {
+  assert.match(
+    refused({ BROKER_URL: 'ftp://x' }),
+    /^BROKER_URL is 'ftp:\/\/x': expected a URL that begins with sqlite:, amqp:/,
+  )
+  assert.match(refused({ DATABASE_URL: 'mysql://x' }), /begins with sqlite:, postgres:, postgresql:$/)
+  assert.match(refused({ BROKER_PREFIX: 'A-1' }), /^BROKER_PREFIX is 'A-1': expected lower-case letters/)
 })
 
 test('secrets are not shown', () => {

@@ -14,21 +14,9 @@ const DAY_MS = 24 * HOUR_MS
 const DURATION_MAX_MS = 10 * 365 * DAY_MS
 const TOKEN_SECRET_LENGTH_MIN = 32
 
-/** What each scheme of BROKER_URL is: ready, or what it waits for. */
-const brokerSchemes: Schemes = {
-  sqlite: 'ready',
-  amqp: 'comes with the RabbitMQ transport',
-  kafka: 'comes with the Kafka transport',
-  redis: 'comes with the Redis transport',
-}
-
-/** What each scheme of DATABASE_URL is: ready, or what it waits for. */
-const databaseSchemes: Schemes = {
-  sqlite: 'ready',
-  postgres: 'comes with the PostgreSQL store',
-}
-
-type Schemes = Readonly<Record<string, 'ready' | `comes with ${string}`>>
+/** What BROKER_URL and DATABASE_URL may begin with. */
+const brokerSchemes = ['sqlite', 'amqp', 'amqps', 'kafka', 'redis', 'rediss']
+const databaseSchemes = ['sqlite', 'postgres', 'postgresql']
 
 /** Where a broker or a database is. `path`: for `sqlite:`, the absolute file (broker) or folder (databases). */
 export type Address = { readonly scheme: string; readonly url: string; readonly path: string }
@@ -63,7 +51,9 @@ function variables(services: readonly string[]) {
     HOST: z.string().optional(),
     DATA_DIR: z.string().default('./data'),
     BROKER_URL: url(brokerSchemes),
+    BROKER_PREFIX: namePrefix(''),
     DATABASE_URL: url(databaseSchemes),
+    DATABASE_PREFIX: namePrefix('shopsphere_'),
     SERVICES: serviceNames(services),
     SERVICE_URLS: serviceUrls(services),
     LOG_LEVEL: oneOf(['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent'], 'info'),
@@ -121,7 +111,11 @@ export function readConfig(environment: Readonly<Record<string, string | undefin
     host: read.HOST,
     dataDir,
     broker: locate(read.BROKER_URL, join(dataDir, 'broker.db')),
+    /** For the names of queues, topics or streams. */
+    brokerPrefix: read.BROKER_PREFIX,
     database: locate(read.DATABASE_URL, dataDir),
+    /** For the names of the services' schemas in a PostgreSQL database. */
+    databasePrefix: read.DATABASE_PREFIX,
     /** Services that this process runs. */
     services: read.SERVICES,
     /** Where services of other processes answer: name → origin without a slash at its end. */
@@ -158,21 +152,20 @@ export function readConfig(environment: Readonly<Record<string, string | undefin
   } as const
 }
 
-function url(schemes: Schemes) {
-  const ready = Object.keys(schemes).filter((scheme) => schemes[scheme] === 'ready')
-  const use = `use ${ready.map((scheme) => `${scheme}:`).join(' or ')}`
+function url(schemes: readonly string[]) {
+  const expected = `a URL that begins with ${schemes.map((scheme) => `${scheme}:`).join(', ')}`
   return z
     .string()
     .default('sqlite:')
-    .superRefine((text, check) => {
-      const state = schemes[schemeOf(text)]
-      if (state === 'ready') return
-      check.addIssue({
-        code: 'custom',
-        message: state ? `another scheme (${schemeOf(text)}: ${state}); ${use}` : `a URL; ${use}`,
-      })
-    })
+    .refine((text) => schemes.includes(schemeOf(text)), expected)
 }
+
+/** Begins the names of queues, topics, streams or schemas, where several shops share a server. */
+const namePrefix = (fallback: string) =>
+  z
+    .string()
+    .regex(/^[a-z][a-z0-9_]{0,30}$/, 'lower-case letters, digits and _, 31 at most')
+    .default(fallback)
 
 function schemeOf(text: string): string {
   return text.slice(0, Math.max(0, text.indexOf(':'))).toLowerCase()

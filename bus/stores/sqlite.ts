@@ -161,6 +161,7 @@ type Savepoint = { readonly begin: StatementSync; readonly release: StatementSyn
 const INSERT_DEPTH = 1_000
 
 class Connection implements Reader {
+  readonly dialect = 'sqlite'
   readonly path: string
   readonly database: DatabaseSync
   readonly begin: StatementSync
@@ -325,6 +326,7 @@ function insertText(table: string, columns: string[], rows: number, orIgnore: bo
 }
 
 class Transaction implements Tx {
+  readonly dialect = 'sqlite'
   private connection: Connection | undefined
   private readonly depth: number
 

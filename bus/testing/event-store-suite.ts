@@ -405,6 +405,7 @@ export type Meanwhile = (tx: Tx) => unknown
 export function overtaken(tx: Tx, meanwhile: Meanwhile): Tx {
   let overtaken = false
   return {
+    dialect: tx.dialect,
     get ended() {
       return tx.ended
     },

@@ -298,9 +298,10 @@ export function storeSuite(name: string, options: StoreSuiteOptions, runner: Sui
         store.transaction(async (tx) => {
           await tx.insert('item', [item(`left-${index}`, 1)])
           await turns(index % 4)
-          const lefts = await count(tx, 'left-%')
-          const rights = await count(tx, 'right-%')
-          assert.equal(lefts, rights + 1, 'another transaction shows half done')
+          const halves = await tx.get<{ lefts: number; rights: number }>(sql`
+            select count(case when id like 'left-%' then 1 end) as lefts,
+              count(case when id like 'right-%' then 1 end) as rights from item`)
+          assert.equal(halves!.lefts, halves!.rights + 1, 'another transaction shows half done')
           await tx.run(sql`update item set amount = amount + ${index} where id = ${'sum'}`)
           await tx.insert('item', [item(`right-${index}`, 1)])
         })

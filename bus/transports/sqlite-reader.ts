@@ -4,13 +4,14 @@ import { matcher } from '../routing.ts'
 import type { Binding, ConsumeOptions, Delivery, Lease } from '../transport.ts'
 import type { Cursor } from './sqlite-appender.ts'
 import type { Log, LogRow, Share, Statements } from './sqlite-log.ts'
+import { type Item, Unfinished } from './unfinished.ts'
 
 /** Acknowledgements are written with the next publication, or after this long. */
 const ACK_FLUSH_MS = 25
 /** A cursor is moved over messages of others once there are so many. */
 const PROGRESS_MIN = 1_000
 
-type Entry = { readonly position: number; done: boolean }
+type Entry = Item & { readonly position: number }
 type OwnedShard = {
   readonly lease: Lease
   /** Everything up to here was delivered or did not match. */
@@ -18,8 +19,7 @@ type OwnedShard = {
   /** What the file says. */
   written: number
   /** Delivered and not known to be finished up to the lowest unfinished one (E3). */
-  entries: Entry[]
-  finished: number
+  readonly unfinished: Unfinished<Entry>
   /** Up to here an owner that died may have begun. */
   suspectTo: number
   leaving: boolean
@@ -103,7 +103,7 @@ export class Reader {
       shard.readTo = row.position
       if (!this.matches(row.message)) continue
       const entry = { position: row.position, done: false }
-      shard.entries.push(entry)
+      shard.unfinished.add(entry)
       this.inFlight += 1
       const delivery: SqliteDelivery = {
         message: row.message,
@@ -148,7 +148,8 @@ export class Reader {
 
   /** The lowest position behind which nothing of the shard is unfinished (E3). */
   private finishedTo(shard: OwnedShard): number {
-    const position = lowestFinished(shard)
+    const lowest = shard.unfinished.lowest()
+    const position = lowest ? lowest.position - 1 : shard.readTo
     return position === shard.readTo && !shard.leaving ? Math.max(position, this.next) : position
   }
 
@@ -190,7 +191,7 @@ export class Reader {
   }
 
   isDone(shard: number, position: number): boolean {
-    return this.owned.get(shard)?.entries.some((entry) => entry.position === position && entry.done) ?? false
+    return this.owned.get(shard)?.unfinished.isFinished((entry) => entry.position === position) ?? false
   }
 
   own(share: Share, suspectTo: number): void {
@@ -198,8 +199,7 @@ export class Reader {
       lease: { shard: share.shard, epoch: share.epoch },
       readTo: share.position,
       written: share.position,
-      entries: [],
-      finished: 0,
+      unfinished: new Unfinished<Entry>(),
       suspectTo,
       leaving: false,
     })
@@ -228,7 +228,7 @@ export class Reader {
   released(): number[] {
     const released: number[] = []
     for (const [number, shard] of this.owned) {
-      if (!shard.leaving || shard.entries.some((entry) => !entry.done)) continue
+      if (!shard.leaving || shard.unfinished.lowest()) continue
       this.dirty.add(shard)
       released.push(number)
     }
@@ -252,25 +252,8 @@ export class Reader {
       if (!shard || (share.owner === this.process && share.epoch === shard.lease.epoch)) continue
       this.owned.delete(share.shard)
       this.dirty.delete(shard)
-      this.inFlight -= shard.entries.filter((entry) => !entry.done).length
+      this.inFlight -= shard.unfinished.count()
       this.options.revoked?.(shard.lease)
     }
   }
-}
-
-function lowestFinished(shard: OwnedShard): number {
-  const { entries } = shard
-  let { finished } = shard
-  while (finished < entries.length && entries[finished]!.done) finished += 1
-  shard.finished = finished
-  if (finished === entries.length) {
-    shard.entries = []
-    shard.finished = 0
-    return shard.readTo
-  }
-  if (finished > 256) {
-    shard.entries = entries.slice(finished)
-    shard.finished = 0
-  }
-  return shard.entries[shard.finished]!.position - 1
 }

@@ -113,6 +113,7 @@ test('searches use an index and sort no more than one key or thread', async () =
   await using log = await createLog([])
   const plans: string[] = []
   const explaining: Reader = {
+    dialect: 'sqlite',
     get: () => undefined,
     all: async (query) => {
       const strings = Object.assign([...query.strings], { raw: [] })

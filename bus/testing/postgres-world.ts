@@ -1,0 +1,25 @@
+/** A schema of the shared PostgreSQL for each service of a test's world, dropped when the world ends. */
+import { Client } from 'pg'
+import type { Store } from '../store.ts'
+import { type PostgresStoreOptions, postgresStore } from '../stores/postgres.ts'
+import type { World } from './world.ts'
+
+/** The server that tests may share: they keep to schemas of their own. */
+export const sharedPostgresUrl = process.env.POSTGRES_URL ?? 'postgres://postgres@127.0.0.1:5432/test'
+
+/** Another store on the schema that belongs to `name` in this world. */
+export function postgresIn(world: World, name = 'store', options: PostgresStoreOptions = {}): Store {
+  const schema = `${world.name}_${name}`
+  world.share(`schema ${schema}`, () => world.defer(() => dropSchemas([schema])))
+  return postgresStore(sharedPostgresUrl, { schema, ...options })
+}
+
+export async function dropSchemas(schemas: readonly string[], url = sharedPostgresUrl): Promise<void> {
+  const client = new Client({ connectionString: url })
+  await client.connect()
+  try {
+    for (const schema of schemas) await client.query(`drop schema if exists "${schema}" cascade`)
+  } finally {
+    await client.end()
+  }
+}

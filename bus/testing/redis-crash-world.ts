@@ -1,0 +1,15 @@
+/** Redis and the SQLite store as `crashSuite` opens them in its child processes; REDIS_URL says where. */
+import { basename, join } from 'node:path'
+import { sqliteStore } from '../stores/sqlite.ts'
+import { redisTransport } from '../transports/redis.ts'
+import type { CrashWorld } from './crash-suite.ts'
+
+/** A process that dies leaves its shards for so long. */
+const LEASE_MS = 600
+
+export async function open(directory: string): Promise<CrashWorld> {
+  return {
+    transport: redisTransport(process.env.REDIS_URL!, { prefix: basename(directory), leaseMs: LEASE_MS }),
+    openStore: (name) => sqliteStore(join(directory, `${name}.db`)),
+  }
+}

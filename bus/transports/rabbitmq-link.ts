@@ -1,0 +1,269 @@
+/**
+ * One connection to RabbitMQ that is made again by itself whenever it is lost.
+ *
+ * L1 Every question to the server has a time limit. One that gets no answer is a half-open connection: it is torn down,
+ *    and whoever waits on it gets an UnavailableError.
+ * L2 While it is down, it is tried again with back-off and jitter until `close`; who asks meanwhile is refused at once.
+ * L3 `up` is called for every connection that was made, before anybody else is given it; `down` once for each that was lost.
+ *
+ * Limits here are real time, whatever clock the bus runs on: the server's time is nobody's to move.
+ */
+import { type Channel, type ChannelModel, type ConfirmChannel, connect } from 'amqplib'
+import { BusError, UnavailableError } from '../errors.ts'
+import type { TransportState } from '../transport.ts'
+
+export type LinkOptions = {
+  /** Shown in the server's list of connections. */
+  readonly name: string
+  /** The server drops us, and we it, after two to three such intervals without a sign of life. */
+  readonly heartbeatSeconds: number
+  /** L1 */
+  readonly answerMaxMs: number
+  /** L3 */
+  readonly up: (link: Link) => Promise<void>
+  readonly down: (error: Error) => void
+}
+
+const RETRY_FIRST_MS = 50
+const RETRY_MAX_MS = 3_000
+/** At least this version: `all-with-x` bindings and at-least-once dead letters of quorum queues came with it. */
+const VERSION_MIN = [3, 10] as const
+
+export class Link {
+  private readonly url: string
+  private readonly options: LinkOptions
+  private model: ChannelModel | undefined
+  private opening: Promise<void> | undefined
+  private retrying = false
+  private blocked: string | null = null
+  private failure: Error | undefined
+  private closed = false
+  private wake = () => {}
+
+  constructor(url: string, options: LinkOptions) {
+    this.url = withHeartbeat(url, options.heartbeatSeconds)
+    this.options = options
+  }
+
+  /** Of the server that it is connected to now; [0, 0]: none. */
+  get version(): readonly [major: number, minor: number] {
+    return versionOf(this.model?.connection.serverProperties.version)
+  }
+
+  state(): TransportState {
+    if (this.blocked !== null)
+      return { ready: false, reason: `RabbitMQ takes no more messages (${this.blocked}): give it memory or disk` }
+    if (this.model) return { ready: true, reason: null }
+    const why = this.failure ? `: ${this.failure.message}` : ''
+    return { ready: false, reason: `no connection to RabbitMQ${why}; it is tried again until it is there` }
+  }
+
+  /** The first connection. Rejects with UnavailableError or `transport_refused`; then open again. */
+  open(): Promise<void> {
+    if (this.model) return Promise.resolve()
+    this.opening ??= this.connect().finally(() => {
+      this.opening = undefined
+    })
+    return this.opening
+  }
+
+  /** A channel of the caller's own; it closes it. */
+  channel(): Promise<Channel> {
+    const { model } = this
+    if (!model) return Promise.reject(this.away())
+    return this.answer('a channel', model.createChannel()).then(quiet)
+  }
+
+  confirmChannel(): Promise<ConfirmChannel> {
+    const { model } = this
+    if (!model) return Promise.reject(this.away())
+    return this.answer('a channel', model.createConfirmChannel()).then(quiet)
+  }
+
+  /** Work on a channel that is closed afterwards. */
+  async onChannel<T>(work: (channel: Channel) => Promise<T>): Promise<T> {
+    const channel = await this.channel()
+    try {
+      return await this.answer('an answer', work(channel))
+    } finally {
+      await this.closeChannel(channel)
+    }
+  }
+
+  /** Resolves when the server has worked off all that was sent on the channel before, or the channel is gone. */
+  async closeChannel(channel: Channel): Promise<void> {
+    try {
+      await this.answer('the end of a channel', channel.close())
+    } catch {
+      // it was closed already, or the connection with it
+    }
+  }
+
+  /** L1: rejects with UnavailableError where the answer is not there in time; the server's refusals come as BusErrors. */
+  answer<T>(what: string, promise: Promise<T>): Promise<T> {
+    const { model } = this
+    const { answerMaxMs } = this.options
+    return new Promise((resolve, reject) => {
+      const timer = setTimeout(() => {
+        const error = new UnavailableError('transport_unavailable', `RabbitMQ gave no ${what} within ${answerMaxMs} ms`)
+        if (model && this.model === model) this.tearDown(error)
+        reject(error)
+      }, answerMaxMs)
+      promise.then(resolve, (error) => reject(translate(error))).finally(() => clearTimeout(timer))
+    })
+  }
+
+  /** The connection answers no more: it is dropped, and made again (L2). */
+  tearDown(error: Error): void {
+    // Only an error ends a stream that amqplib waits on; its `close` would ask the server first.
+    const stream = (this.model?.connection as { stream?: { destroy(error: Error): void } } | undefined)?.stream
+    stream?.destroy(error)
+  }
+
+  /** What whoever asks is told while there is no connection, or no room. */
+  away(): BusError {
+    return new UnavailableError('transport_unavailable', this.state().reason ?? 'RabbitMQ has just gone away')
+  }
+
+  async close(): Promise<void> {
+    this.closed = true
+    this.wake()
+    await this.opening?.catch(() => {})
+    const { model } = this
+    if (!model) return
+    const gone = new Promise<void>((resolve) => model.once('close', () => resolve()))
+    const timer = setTimeout(() => this.tearDown(new Error('closing')), this.options.answerMaxMs)
+    model.close().catch(() => {}) // it may be closing already
+    if (this.model === model) await gone
+    clearTimeout(timer)
+  }
+
+  private async connect(): Promise<void> {
+    const { name, answerMaxMs, up } = this.options
+    let model: ChannelModel | undefined
+    try {
+      model = await connect(this.url, {
+        noDelay: true,
+        timeout: answerMaxMs,
+        clientProperties: { connection_name: name },
+      })
+      refuseVersion(model)
+      if (this.closed) throw closedError()
+      this.adopt(model)
+      await up(this)
+      this.failure = undefined
+    } catch (cause) {
+      const error = translate(cause)
+      this.failure = error
+      if (this.model === model) this.model = undefined
+      await model?.close().catch(() => {})
+      throw error
+    }
+  }
+
+  private adopt(model: ChannelModel): void {
+    this.model = model
+    this.blocked = null
+    model.on('error', () => {}) // `close` follows, with the same error
+    model.on('blocked', (reason) => {
+      this.blocked = reason
+    })
+    model.on('unblocked', () => {
+      this.blocked = null
+    })
+    model.on('close', (error?: Error) => {
+      if (this.model !== model) return
+      this.model = undefined
+      this.blocked = null
+      this.failure = error ?? new Error('the connection was closed')
+      this.options.down(this.failure) // L3
+      if (!this.closed) void this.retry()
+    })
+  }
+
+  /** L2 */
+  private async retry(): Promise<void> {
+    if (this.retrying) return
+    this.retrying = true
+    for (let failures = 0; !this.closed && !this.model; failures++) {
+      await this.pause(Math.min(RETRY_MAX_MS, RETRY_FIRST_MS * 2 ** failures) * (0.5 + Math.random() / 2))
+      if (!this.closed) await this.open().catch(() => {})
+    }
+    this.retrying = false
+  }
+
+  private pause(delayMs: number): Promise<void> {
+    return new Promise((resolve) => {
+      const timer = setTimeout(resolve, delayMs)
+      this.wake = () => {
+        clearTimeout(timer)
+        resolve()
+      }
+    })
+  }
+}
+
+/** amqplib throws what nobody listens to; that a channel died, its owner hears by `close` and by what it asks next. */
+function quiet<C extends Channel>(channel: C): C {
+  channel.on('error', () => {})
+  return channel
+}
+
+export function closedError(): BusError {
+  return new BusError('bus_closed', 'this RabbitMQ transport is closed; make another one')
+}
+
+/** What the server or the socket said, as one of ours: what waiting cannot mend is `transport_refused`. */
+export function translate(cause: unknown): BusError {
+  if (cause instanceof BusError) return cause
+  const { message, code } = cause as Error & { code?: unknown }
+  const reply = typeof code === 'number' ? code : Number(/\b(403|530)\b \(/.exec(message)?.[1])
+  const advice = advices[reply]
+  if (advice) return new BusError('transport_refused', `RabbitMQ refuses: ${said(message)}; ${advice}`, { cause })
+  return new UnavailableError('transport_unavailable', `RabbitMQ: ${message || String(code)}`, { cause })
+}
+
+const advices: Readonly<Record<number, string>> = {
+  403: 'give the user of the URL the right password and the rights to configure, write and read',
+  406: 'remove what was made otherwise, or use another prefix',
+  530: 'name a virtual host that exists and that the user may enter',
+}
+
+/** The server's sentence without the client's words around it. */
+function said(message: string): string {
+  return /with message "(.*)"$/s.exec(message)?.[1] ?? message
+}
+
+/** True where the server said that the queue or exchange does not exist. */
+export function isMissing(error: unknown): boolean {
+  return replyCode(error) === 404
+}
+
+export function replyCode(error: unknown): unknown {
+  const { code, cause } = error as { code?: unknown; cause?: { code?: unknown } }
+  return typeof code === 'number' ? code : cause?.code
+}
+
+function refuseVersion(model: ChannelModel): void {
+  const { product, version } = model.connection.serverProperties
+  const [major, minor] = versionOf(version)
+  if (product === 'RabbitMQ' && (major > VERSION_MIN[0] || (major === VERSION_MIN[0] && minor >= VERSION_MIN[1])))
+    return
+  throw new BusError(
+    'transport_refused',
+    `the server is ${product} ${version}: use RabbitMQ ${VERSION_MIN.join('.')} or later, for its quorum queues`,
+  )
+}
+
+function versionOf(text = ''): readonly [number, number] {
+  const [, major = 0, minor = 0] = /^(\d+)\.(\d+)/.exec(text) ?? []
+  return [Number(major), Number(minor)]
+}
+
+function withHeartbeat(url: string, seconds: number): string {
+  const parsed = URL.parse(url)
+  if (!parsed || !/^amqps?:$/.test(parsed.protocol))
+    throw new BusError('invalid_argument', 'the URL of RabbitMQ must be as amqp://user:password@host:5672/virtual-host')
+  if (!parsed.searchParams.has('heartbeat')) parsed.searchParams.set('heartbeat', String(seconds))
+  return parsed.href
+}
