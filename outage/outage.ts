@@ -10,10 +10,12 @@ import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
+import { eraseBroker, eraseDatabase } from '@shopsphere/bus/testing'
 import { StartError } from '@shopsphere/runtime/start-error'
 import { createProgress, type ProgressOutput } from '../replay/progress.ts'
 import { whole } from '../replay/summary.ts'
 import { type Outcome, runOutage } from './course.ts'
+import type { Account } from './door.ts'
 import { picture } from './picture.ts'
 
 const ORDERS = 10_000
@@ -93,36 +95,50 @@ async function inFolder<T>(work: (folder: string) => Promise<T>): Promise<T> {
   }
 }
 
-async function run(orders: number, folder: string, { environment, stderr, signal }: OutageIo): Promise<Outcome> {
+async function run(orders: number, folder: string, io: OutageIo): Promise<Outcome> {
+  const { stderr, signal } = io
   const operator = { email: 'operator@shop.example', password: randomBytes(24).toString('base64url') }
-  const name = `outage${Date.now().toString(36)}`
+  const environment = environmentOf(io, { folder, operator })
   const progress = createProgress(stderr)
   try {
-    return await runOutage({
-      orders,
-      operator,
-      progress,
-      signal,
-      environment: {
-        LOG_LEVEL: 'error',
-        // Another shop on the same servers is not touched.
-        BROKER_PREFIX: `${name}_`,
-        DATABASE_PREFIX: `${name}_`,
-        ...environment,
-        PORT: '0',
-        HOST: '127.0.0.1',
-        DATA_DIR: folder,
-        ADMIN_EMAIL: operator.email,
-        ADMIN_PASSWORD: operator.password,
-        ORDERS_PER_MINUTE: '0',
-        SIGN_INS_PER_MINUTE: '0',
-        PICKING_GRACE_MS: '0',
-        CARRIER_DELAY_MS: '0',
-      },
-    })
+    return await runOutage({ orders, operator, progress, signal, environment })
   } finally {
     progress.end()
+    await erase(environment).catch((error: unknown) =>
+      stderr.write(`outage: something stays on the servers: ${error}\n`),
+    )
   }
+}
+
+type Environment = Readonly<Record<string, string | undefined>>
+
+/** The servers that were named; everything else is the run's own. */
+function environmentOf(
+  { environment }: OutageIo,
+  { folder, operator }: { folder: string; operator: Account },
+): Environment {
+  // Another shop on the same servers is not touched.
+  const prefix = `outage${process.pid.toString(36)}${Date.now().toString(36)}_`
+  return {
+    LOG_LEVEL: 'error',
+    ...environment,
+    BROKER_PREFIX: prefix,
+    DATABASE_PREFIX: prefix,
+    PORT: '0',
+    HOST: '127.0.0.1',
+    DATA_DIR: folder,
+    ADMIN_EMAIL: operator.email,
+    ADMIN_PASSWORD: operator.password,
+    ORDERS_PER_MINUTE: '0',
+    SIGN_INS_PER_MINUTE: '0',
+    PICKING_GRACE_MS: '0',
+    CARRIER_DELAY_MS: '0',
+  }
+}
+
+async function erase({ BROKER_URL = '', DATABASE_URL = '', ...named }: Environment): Promise<void> {
+  await eraseBroker(BROKER_URL, named.BROKER_PREFIX!)
+  await eraseDatabase(DATABASE_URL, named.DATABASE_PREFIX!)
 }
 
 /** The object of `--json`; its keys are fixed (they may grow). */

@@ -1,6 +1,7 @@
 /** For people who write their own transport or store, and for tests of services: '@shopsphere/bus/testing'. */
 export { type BusSuiteOptions, busSuite } from './bus-suite.ts'
 export { type CrashPlan, type CrashSuiteOptions, type CrashWorld, crashSuite } from './crash-suite.ts'
+export { eraseBroker, eraseDatabase } from './erase.ts'
 export { eventStoreSuite } from './event-store-suite.ts'
 export { type EventuallyOptions, eventually } from './eventually.ts'
 export { eraseRabbitmq, rabbitmqPrefix } from './rabbitmq-place.ts'
