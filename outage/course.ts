@@ -22,7 +22,7 @@ const FAILING = 'notification'
 const OTHERS = allServices.map(({ name }) => name).filter((name) => name !== FAILING)
 /** Enough for one of each kind. */
 const ORDERS_BEFORE = 40
-/** Whose notifications are under way when the process is killed. */
+/** Half of them are placed when the process is killed, and their notifications are under way. */
 const ORDERS_AT_THE_KILL = 60
 const CALLERS = 32
 const LOOK_EVERY_MS = 250
@@ -99,8 +99,11 @@ async function watch(given: {
   await watcher.until(({ ended, waiting, othersRest }) => ended === normal.length && waiting === 0 && othersRest)
 
   progress.phase('Before: the last orders', ORDERS_AT_THE_KILL, 'orders')
-  const atTheKill = await watcher.place(ORDERS_AT_THE_KILL)
-  await failing.kill()
+  let killing: Promise<void> | undefined
+  const atTheKill = await watcher.place(ORDERS_AT_THE_KILL, (count) => {
+    if (count === ORDERS_AT_THE_KILL / 2) killing = failing.kill()
+  })
+  await killing
   watcher.mark(`${FAILING} killed`)
   progress.end()
   progress.note(`kill -9 of process ${failing.pid}: ${FAILING} is down, in the middle of its work`)
@@ -162,7 +165,7 @@ class Watcher {
   }
 
   /** As fast as the shop takes them. One in twenty is paid with a card that is refused. */
-  async place(count: number): Promise<Placed[]> {
+  async place(count: number, onPlaced: (count: number) => void = () => {}): Promise<Placed[]> {
     const from = this.#placed
     const placed: Placed[] = []
     let next = from
@@ -173,6 +176,7 @@ class Watcher {
         placed.push({ orderId: await this.#door.placeOrder(n, kind), kind })
         this.#placed += 1
         this.#progress.set(placed.length)
+        onPlaced(placed.length)
       }
     }
     const done = new AbortController()

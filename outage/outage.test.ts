@@ -140,7 +140,7 @@ test('the picture: columns over time, its highest column full, marks where they 
     '4,000 │   █',
     '    0 │ ▄██',
     '      └──── 3 s',
-    '         ▲ down',
+    '        ▲ down',
   ])
   assert.deepEqual(picture([]), [])
 })
