@@ -33,6 +33,8 @@ export class Link {
   private readonly url: string
   private readonly options: LinkOptions
   private model: ChannelModel | undefined
+  /** `up` is done with it (L3). */
+  private isUp = false
   private opening: Promise<void> | undefined
   private retrying = false
   private blocked: string | null = null
@@ -53,14 +55,14 @@ export class Link {
   state(): TransportState {
     if (this.blocked !== null)
       return { ready: false, reason: `RabbitMQ takes no more messages (${this.blocked}): give it memory or disk` }
-    if (this.model) return { ready: true, reason: null }
+    if (this.isUp) return { ready: true, reason: null }
     const why = this.failure ? `: ${this.failure.message}` : ''
     return { ready: false, reason: `no connection to RabbitMQ${why}; it is tried again until it is there` }
   }
 
   /** The first connection. Rejects with UnavailableError or `transport_refused`; then open again. */
   open(): Promise<void> {
-    if (this.model) return Promise.resolve()
+    if (this.isUp) return Promise.resolve()
     this.opening ??= this.connect().finally(() => {
       this.opening = undefined
     })
@@ -151,6 +153,8 @@ export class Link {
       if (this.closed) throw closedError()
       this.adopt(model)
       await up(this)
+      if (this.model !== model) throw this.away() // it went meanwhile
+      this.isUp = true
       this.failure = undefined
     } catch (cause) {
       const error = translate(cause)
@@ -174,6 +178,7 @@ export class Link {
     model.on('close', (error?: Error) => {
       if (this.model !== model) return
       this.model = undefined
+      this.isUp = false
       this.blocked = null
       this.failure = error ?? new Error('the connection was closed')
       this.options.down(this.failure) // L3
@@ -185,7 +190,7 @@ export class Link {
   private async retry(): Promise<void> {
     if (this.retrying) return
     this.retrying = true
-    for (let failures = 0; !this.closed && !this.model; failures++) {
+    for (let failures = 0; !this.closed && !this.isUp; failures++) {
       await this.pause(Math.min(RETRY_MAX_MS, RETRY_FIRST_MS * 2 ** failures) * (0.5 + Math.random() / 2))
       if (!this.closed) await this.open().catch(() => {})
     }
@@ -217,7 +222,8 @@ export function closedError(): BusError {
 export function translate(cause: unknown): BusError {
   if (cause instanceof BusError) return cause
   const { message, code } = cause as Error & { code?: unknown }
-  const reply = typeof code === 'number' ? code : Number(/\b(403|530)\b \(/.exec(message)?.[1])
+  const isClosedAtOpen = message?.includes('Expected ConnectionOpenOk; got <ConnectionClose') // the client keeps why to itself
+  const reply = typeof code === 'number' ? code : isClosedAtOpen ? 530 : Number(/\b(403|530)\b \(/.exec(message)?.[1])
   const advice = advices[reply]
   if (advice) return new BusError('transport_refused', `RabbitMQ refuses: ${said(message)}; ${advice}`, { cause })
   return new UnavailableError('transport_unavailable', `RabbitMQ: ${message || String(code)}`, { cause })
@@ -231,7 +237,9 @@ const advices: Readonly<Record<number, string>> = {
 
 /** The server's sentence without the client's words around it. */
 function said(message: string): string {
-  return /with message "(.*)"$/s.exec(message)?.[1] ?? message
+  return (
+    /with message "(.*)"$/s.exec(message)?.[1] ?? message.replace(/^Expected ConnectionOpenOk.*/, 'the virtual host')
+  )
 }
 
 /** True where the server said that the queue or exchange does not exist. */

@@ -1,15 +1,19 @@
 /**
- * Publishes batches on one channel with confirmations.
+ * Publishes batches with confirmations.
  *
- * P1 At most `windowMax` messages are sent and not confirmed; batches are sent in the order of their calls.
+ * P1 At most `windowMax` messages are sent and not confirmed; batches are sent in the order of their calls. Within a batch
+ *    those of one shard stand together, in their order: a queue takes them in larger pieces. Each shard has its channel,
+ *    which it shares with others; the broker routes the messages of one channel one after another, those of two at once.
  * P2 A batch resolves when the broker has confirmed every message of it, or rejects with an UnavailableError: when one was
  *    refused, when the connection is lost, when no confirmation comes for `confirmMaxMs`. It always does one of them.
  * P3 Unroutable is confirmed too, after the message was returned: what came back is given to `unroutable` before the
  *    batch resolves, and its failure is the batch's.
+ * P4 A channel that the broker closes takes the connection with it: the next one begins with all that it needs.
  */
 import type { ConfirmChannel } from 'amqplib'
 import { BusError, UnavailableError } from '../errors.ts'
 import type { WireMessage } from '../message.ts'
+import { shardOf } from '../routing.ts'
 import { type Link, translate } from './rabbitmq-link.ts'
 import { contentOf, propertiesOf } from './rabbitmq-wire.ts'
 
@@ -24,7 +28,8 @@ export type PublisherOptions = {
 }
 
 type Job = {
-  readonly messages: readonly WireMessage[]
+  /** By shard (P1). */
+  readonly messages: readonly Sharded[]
   /** How many were sent. */
   sent: number
   confirmed: number
@@ -34,9 +39,15 @@ type Job = {
   readonly settle: (error?: Error) => void
 }
 
+type Sharded = { readonly message: WireMessage; readonly shard: number }
+
+/** Enough to keep the broker's cores busy with one publisher. */
+const CHANNELS = 2
+
 export class Publisher {
   private readonly options: PublisherOptions
-  private channel: ConfirmChannel | undefined
+  /** Empty: there is no connection. */
+  private channels: ConfirmChannel[] = []
   private link: Link | undefined
   private readonly jobs: Job[] = []
   private readonly returned = new Set<string>()
@@ -49,25 +60,30 @@ export class Publisher {
   }
 
   async attach(link: Link): Promise<void> {
-    const channel = await link.confirmChannel()
-    channel.on('return', ({ properties }) => {
-      this.returned.add(properties.messageId)
-    })
-    channel.once('close', () => {
-      if (this.channel === channel) this.lost(link)
-    })
+    const channels: ConfirmChannel[] = []
+    while (channels.length < CHANNELS) channels.push(await link.confirmChannel())
+    for (const channel of channels) {
+      channel.on('return', ({ properties }) => {
+        this.returned.add(properties.messageId)
+      })
+      channel.once('close', () => {
+        if (this.channels !== channels) return
+        this.lost(link)
+        link.tearDown(new Error('the broker closed a channel that publishes')) // P4
+      })
+    }
     this.link = link
-    this.channel = channel
+    this.channels = channels
     this.unconfirmed = 0
   }
 
   publish(messages: readonly WireMessage[]): Promise<void> {
     if (messages.length === 0) return Promise.resolve()
-    if (!this.channel || !this.link) return Promise.reject(notConnected())
+    if (this.channels.length === 0 || !this.link) return Promise.reject(notConnected())
     if (!this.link.state().ready) return Promise.reject(this.link.away())
     return new Promise((resolve, reject) => {
       const job: Job = {
-        messages,
+        messages: byShard(messages, this.options.shards()),
         sent: 0,
         confirmed: 0,
         settled: false,
@@ -86,17 +102,16 @@ export class Publisher {
 
   /** P1 */
   private pump(): void {
-    const { channel, options } = this
+    const { channels, options } = this
     const { exchange, windowMax } = options
-    if (!channel) return
-    const shards = options.shards()
+    if (channels.length === 0) return
     const at = options.now()
     while (this.unconfirmed < windowMax && this.jobs.length > 0) {
       const job = this.jobs[0]!
-      const message = job.messages[job.sent]!
+      const { message, shard } = job.messages[job.sent]!
+      const channel = channels[shard % CHANNELS]!
       try {
-        const { type } = message
-        channel.publish(exchange, type, contentOf(message), propertiesOf(message, shards, at), job.confirm)
+        channel.publish(exchange, message.type, contentOf(message), propertiesOf(message, shard, at), job.confirm)
       } catch (error) {
         this.jobs.shift()
         job.settle(unsendable(message, error))
@@ -122,11 +137,16 @@ export class Publisher {
   }
 
   private finish(job: Job): void {
-    const returned = this.returned.size > 0 ? job.messages.filter(({ id }) => this.returned.delete(id)) : [] // P3
-    if (returned.length === 0) job.settle()
-    else this.settleReturned(job, returned)
+    const came = this.returned.size > 0 ? job.messages.filter(({ message }) => this.returned.delete(message.id)) : []
+    if (came.length === 0) job.settle()
+    else
+      this.settleReturned(
+        job,
+        came.map(({ message }) => message),
+      )
   }
 
+  /** P3 */
   private settleReturned(job: Job, returned: readonly WireMessage[]): void {
     this.options.unroutable(returned).then(
       () => job.settle(),
@@ -136,7 +156,7 @@ export class Publisher {
 
   /** P2: the connection went; what was sent is not known to be safe, and the rest never left. */
   private lost(link: Link): void {
-    this.channel = undefined
+    this.channels = []
     this.unconfirmed = 0
     this.returned.clear()
     clearTimeout(this.stalled)
@@ -158,6 +178,12 @@ export class Publisher {
     }
     this.stalled = setTimeout(look, confirmMaxMs)
   }
+}
+
+/** P1 */
+function byShard(messages: readonly WireMessage[], shards: number): Sharded[] {
+  const sharded = messages.map((message) => ({ message, shard: shardOf(message.key ?? message.id, shards) }))
+  return sharded.sort((one, other) => one.shard - other.shard) // stable: the order within a shard stays
 }
 
 function notConnected(): BusError {

@@ -5,7 +5,6 @@
 import { isUtf8 } from 'node:buffer'
 import type { Message, Options } from 'amqplib'
 import type { WireMessage } from '../message.ts'
-import { shardOf } from '../routing.ts'
 
 export const SHARD_HEADER = 'x-shard'
 const KEY_HEADER = 'x-key'
@@ -22,9 +21,9 @@ export function contentOf({ body }: WireMessage): Buffer {
 }
 
 /** @param at milliseconds since the epoch; AMQP carries whole seconds */
-export function propertiesOf(message: WireMessage, shards: number, at: number): Options.Publish {
+export function propertiesOf(message: WireMessage, shard: number, at: number): Options.Publish {
   const { id, type, key, body } = message
-  const headers: Record<string, string> = { [SHARD_HEADER]: String(shardOf(key ?? id, shards)) }
+  const headers: Record<string, string> = { [SHARD_HEADER]: String(shard) }
   if (key !== null) headers[KEY_HEADER] = key
   for (const name in message.headers) headers[OURS.test(name) ? ESCAPE + name : name] = message.headers[name]!
   const isText = typeof body === 'string'

@@ -74,6 +74,8 @@ export type RabbitmqTransport = Transport & {
   readonly unwantedCount: number
 }
 
+export { watchBrokerDeadLetters } from './rabbitmq-dead-letters.ts'
+
 export type BrokerDeadLetters = { readonly subscription: string; readonly queue: string; readonly count: number }
 
 const SHARDS = 4
@@ -134,7 +136,10 @@ class Rabbitmq implements RabbitmqTransport {
     this.publishing = new Link(url, {
       ...common,
       name: `${this.names.events} publishing`,
-      up: (link) => this.publisher.attach(link),
+      up: async (link) => {
+        await link.onChannel((channel) => declareShared(channel, this.names)) // it may be what was missing
+        await this.publisher.attach(link)
+      },
       down: (error) => this.lostLink('publishing', error),
     })
     this.consuming = new Link(url, {
