@@ -2,6 +2,7 @@
 export { type BridgeSuiteOptions, bridgeSuite } from './bridge-suite.ts'
 export { type BusSuiteOptions, busSuite } from './bus-suite.ts'
 export { type CrashPlan, type CrashSuiteOptions, type CrashWorld, crashSuite } from './crash-suite.ts'
+export { eraseBroker, eraseDatabase } from './erase.ts'
 export { eventStoreSuite } from './event-store-suite.ts'
 export { type EventuallyOptions, eventually } from './eventually.ts'
 export { type FaultBroker, startFaultBroker } from './fault-broker.ts'
