@@ -58,7 +58,7 @@ export function watchBrokerDeadLetters(options: DeadLetterWatchOptions): DeadLet
   function lookLater(): void {
     timer = clock.after(everyMs, () => {
       look()
-        .catch((error) => log.warn({ error }, "the broker's dead letters could not be looked at or reported"))
+        .catch((error) => log.warn({ err: error }, "the broker's dead letters could not be looked at or reported"))
         .finally(() => {
           if (timer) lookLater()
         })

@@ -206,7 +206,7 @@ export class Reader {
       },
       (error) => {
         this.keeping = undefined
-        this.options.warn({ error, subscription: this.name }, 'a subscription is gone and is consumed no more')
+        this.options.warn({ err: error, subscription: this.name }, 'a subscription is gone and is consumed no more')
       },
     )
   }
@@ -229,7 +229,7 @@ export class Reader {
         await this.register(this.missing(), true)
       } catch (error) {
         if (error instanceof BusError && error.code === 'not_found') throw error
-        if (failures === 0) warn({ error, subscription: this.name }, 'shards are to be consumed again')
+        if (failures === 0) warn({ err: error, subscription: this.name }, 'shards are to be consumed again')
       }
     }
   }
@@ -250,7 +250,7 @@ export class Reader {
       registration.settle(message)
     } catch (error) {
       // It stays with us, unacknowledged, and comes again with the next registration.
-      this.options.warn({ error, subscription: this.name }, 'a message without an id could not be given one')
+      this.options.warn({ err: error, subscription: this.name }, 'a message without an id could not be given one')
       this.forget(registration)
       await registration.close()
       this.keep()
