@@ -22,11 +22,11 @@ import {
 import { allEvents } from '@shopsphere/contracts'
 import { createTokens, type Tokens } from '@shopsphere/runtime/auth'
 import { type Config, readConfig } from '@shopsphere/runtime/config'
-import { prepareDataFolder } from '@shopsphere/runtime/data-folder'
+import { markSetUp, prepareDataFolder, refuseLostDatabase } from '@shopsphere/runtime/data-folder'
 import type { Api } from '@shopsphere/runtime/http'
 import { createLog, type Log } from '@shopsphere/runtime/log'
 import { patiently } from '@shopsphere/runtime/patience'
-import { type RunningServer, serve } from '@shopsphere/runtime/server'
+import { type RunningServer, refuseTakenPort, serve } from '@shopsphere/runtime/server'
 import { prepareService, type Service, type ServiceDefinition } from '@shopsphere/runtime/service'
 import { StartError } from '@shopsphere/runtime/start-error'
 import { tokenSecret } from '@shopsphere/runtime/token-key'
@@ -104,6 +104,7 @@ export async function startShop(options: ShopOptions = {}): Promise<Shop> {
   const log = options.log ?? createLog(config.logLevel)
   const opened: (() => Promise<void>)[] = []
   try {
+    if (!headless) await refuseTakenPort(config)
     const tokens = createTokens({ secret: prepareFolders(config, options), clock })
     const transport = options.transport ?? (await openTransport(config, clock, log, options))
     opened.push(() => transport.close())
@@ -114,6 +115,7 @@ export async function startShop(options: ShopOptions = {}): Promise<Shop> {
     const { services, hears } = await prepareServices({ config, clock, log, transport, traces, options, opened })
     // Every subscription exists before anybody says anything, so nobody misses what another says first.
     for (const service of services) await service.bus.declare()
+    for (const file of databaseFiles(config, options)) markSetUp(file)
 
     const limited = !headless
     const auditor = createShopAuditor(services, { clock, log })
@@ -145,14 +147,28 @@ function readWholeConfig(environment: Readonly<Record<string, string | undefined
 }
 
 /** Looks at the folders before anything is opened in them; answers the key that signs tokens. */
-function prepareFolders(config: Config, { inMemory, transport, openStore }: ShopOptions): Uint8Array {
+function prepareFolders(config: Config, options: ShopOptions): Uint8Array {
+  const { inMemory, transport, openStore } = options
   if (!inMemory) {
     const folders = new Set([config.dataDir])
     if (!openStore && config.database.scheme === 'sqlite') folders.add(config.database.path)
     if (!transport && config.broker.scheme === 'sqlite') folders.add(dirname(config.broker.path))
     for (const folder of folders) prepareDataFolder(folder)
+    for (const file of databaseFiles(config, options)) refuseLostDatabase(file)
   }
   return tokenSecret(config)
+}
+
+/** The files that this process opens: of the embedded broker, and of each service's embedded database. */
+function databaseFiles(
+  { broker, database, services }: Config,
+  { inMemory, transport, openStore }: ShopOptions,
+): string[] {
+  if (inMemory) return []
+  return [
+    ...(transport || broker.scheme !== 'sqlite' ? [] : [broker.path]),
+    ...(openStore || database.scheme !== 'sqlite' ? [] : services.map((name) => join(database.path, `${name}.db`))),
+  ]
 }
 
 /** The one place that knows which broker is which transport; a client is loaded only where it is used. */

@@ -17,6 +17,7 @@
  * C8 A commit under a lease that somebody else has taken since is refused (B8).
  * C9 A database that is away or a full disk is no attempt: the batch waits and comes again.
  * C10 A delivery that an earlier process may have died of runs alone, its attempt counted before it begins.
+ * C11 A stranger's message may be known to the broker by another id than its envelope gives: the inbox knows it by both.
  */
 import type { Clock, Random, Timer } from './clock.ts'
 import { BusError, PermanentError, UnavailableError } from './errors.ts'
@@ -92,11 +93,16 @@ export type SubscribeOptions = {
 
 export type Registration = { readonly binding: Binding; readonly handler: Handler; readonly event: EventType | null }
 
+/** What a subscription needs of a broker. */
+export type Source = Pick<Transport, 'name' | 'declare' | 'consume' | 'backlog'>
+
 export type ConsumerOptions = {
   service: string
   name: string
   settings: SubscribeOptions
-  transport: Transport
+  transport: Source
+  /** What comes is no message of ours (bridge.ts): this makes one of it, and what its handling publishes has no cause here. */
+  decodeForeign?: (wire: WireMessage) => Message
   store: Store
   events: ReadonlyMap<string, EventType>
   compose: ComposeContext
@@ -249,9 +255,13 @@ export class Consumer {
     return this.inHand === 0 && this.running === 0 && this.claiming === undefined
   }
 
+  backlog(): Promise<Backlog> {
+    return this.options.transport.backlog(this.name)
+  }
+
   async status(): Promise<SubscriptionStatus> {
-    const { transport, store, clock } = this.options
-    const backlog = await transport.backlog(this.name)
+    const { store, clock } = this.options
+    const backlog = await this.backlog()
     const counts = await store.read((reader) =>
       reader.get<{ deferred: number; dead: number; oldest: number | null }>(sql`
         select (select count(*) from bus_deferred where subscription = ${this.name}) as deferred,
@@ -662,7 +672,9 @@ export class Consumer {
     if (registrations.length === 0) {
       throw new PermanentError(`no handler of '${this.name}' takes ${work.wire.type}`, { code: 'no_handler' })
     }
-    const { correlationId, id: causationId } = message
+    if (isArrival(work) && message.id !== work.wire.id && !(await this.isFirst(tx, message.id))) return // C11
+    const { correlationId, id } = message
+    const causationId = this.options.decodeForeign ? null : id
     const traceparent = trace ?? message.traceparent
     const context: HandlerContext = {
       tx,
@@ -717,6 +729,7 @@ export class Consumer {
    * change a payload. (Freezing it deep took a tenth of a service's time.) Throws C7's errors.
    */
   private decode(wire: Remembering): Message {
+    if (this.options.decodeForeign) return this.options.decodeForeign(wire)
     const event = this.options.events.get(wire.type)
     if (!event)
       throw new PermanentError(`no definition of '${wire.type}' was given to ${this.options.service}`, {
@@ -727,7 +740,8 @@ export class Consumer {
     const raw = this.options.compose.codec.decode(wire.body)
     if (raw.type !== wire.type)
       throw new PermanentError(`routed as '${wire.type}' but says it is '${raw.type}'`, { code: 'undecodable' })
-    const message = Object.freeze({ ...raw, data: upcast(event, raw.version, raw.data) })
+    const data = upcast(event, raw.version, raw.data)
+    const message = Object.freeze({ ...raw, data, key: raw.key ?? event.key(data) })
     wire[decoded] = { event, message }
     return message
   }
@@ -842,6 +856,11 @@ export class Consumer {
     const rows = arrived.map((work) => ({ subscription: this.name, id: work.wire.id, at }))
     const inserted = await tx.insert('bus_inbox', rows, { orIgnore: true })
     return new Set(inserted.map((position) => arrived[position]!))
+  }
+
+  private async isFirst(tx: Tx, id: string): Promise<boolean> {
+    const row = { subscription: this.name, id, at: this.options.clock.now() }
+    return (await tx.insert('bus_inbox', [row], { orIgnore: true })).length === 1
   }
 
   private async blockedLanes(tx: Tx, batch: Work[]): Promise<Set<string>> {
@@ -1177,6 +1196,11 @@ function newWork(
   trace: string | null = null,
 ): Work {
   return { wire, lane, delivery, deferred, answers: null, outsideError: undefined, guardedAttempt: 0, trace }
+}
+
+/** Not a rehearsal. */
+function isArrival({ delivery, deferred }: Work): boolean {
+  return delivery !== null || deferred !== null
 }
 
 function attemptOf(work: Work): number {

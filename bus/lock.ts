@@ -7,5 +7,5 @@ import type { Tx } from './store.ts'
  */
 export async function hold(tx: Tx, name: string): Promise<void> {
   if (tx.dialect === 'sqlite') return
-  await tx.get(sql`select pg_advisory_xact_lock(current_schema()::regnamespace::oid::int, hashtext(${name})) as held`)
+  await tx.run(sql`select pg_advisory_xact_lock(current_schema()::regnamespace::oid::int, hashtext(${name})) as held`)
 }

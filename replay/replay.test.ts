@@ -123,6 +123,16 @@ describe('exit status 1', () => {
     assert.deepEqual(JSON.parse(stdout).violations, ["orders placed: the shop's answers say 1, its books 2"])
   })
 
+  test('when no line of the book can be ordered: it says so and starts no shop', async () => {
+    const header = 'InvoiceNo,StockCode,Description,Quantity,InvoiceDate,UnitPrice,CustomerID,Country'
+    const book = `${header}\n536365,A,Heart,0,12/1/2010 8:26,2.55,17850,France\n`
+    await withFile(book, async (file) => {
+      const { status, stdout, stderr, started } = await run([file])
+      assert.deepEqual([status, stdout, started], [1, '', 0])
+      assert.match(stderr, /has no line that can be ordered \(1 read\): give a book/)
+    })
+  })
+
   test('when the shop does not start', async () => {
     const { status, stderr } = await withFile(smallBook, (file) =>
       run([file], { start: new Error('the port is taken') }),

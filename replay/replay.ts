@@ -2,7 +2,7 @@
  * `npm run replay -- FILE.csv [--stock N] [--json]`: feeds a real order book to a whole shop through its public API, waits
  * until every order is terminal, lets the auditor look and says what it came to.
  *
- * Exit status: 0 every order is terminal and nothing is violated; 1 not so, or the shop failed; 2 the arguments are wrong
+ * Exit status: 0 every order is terminal and nothing is violated; 1 not so, no line can be used, or the shop failed; 2 the arguments are wrong
  * or the file cannot be used; 130 interrupted.
  */
 import { setTimeout as timeout } from 'node:timers/promises'
@@ -66,7 +66,7 @@ to the shop, waits until every order is terminal and prints a summary. One is th
   --json      print the figures as one JSON object, the last line of standard output; the table goes to standard error
   --help      print this
 
-Exit status: 0 every order is terminal and nothing is violated, 1 not so, 2 wrong arguments or an unusable file.
+Exit status: 0 every order is terminal and nothing is violated, 1 not so or no line can be used, 2 wrong arguments or an unusable file.
 `
 
 type Arguments = { file: string; stock: number | undefined; json: boolean; help: boolean }
@@ -100,6 +100,11 @@ function readStock(text: string | undefined): number | undefined {
   if (text === undefined) return undefined
   if (/^\d+$/.test(text) && Number(text) <= quantityMax) return Number(text)
   throw new UsageError(`--stock takes a whole number from 0 to ${quantityMax}, not ${JSON.stringify(text)}`)
+}
+
+/** The file is an order book, and nobody ordered anything in it. */
+class NothingToFeed extends Error {
+  override readonly name = 'NothingToFeed'
 }
 
 /** The whole command; answers with its exit status and never throws. */
@@ -144,6 +149,11 @@ async function readBook(file: string, progress: Progress): Promise<{ book: Order
   const refusals = new RefusalNotes(progress)
   const found = await survey(book, (refusal) => refusals.add(refusal))
   refusals.end()
+  if (found.lines.accepted === 0) {
+    throw new NothingToFeed(
+      `${file} has no line that can be ordered (${found.lines.total} read): give a book whose lines have a positive quantity and price`,
+    )
+  }
   if (found.outOfOrderCount > 0) {
     progress.note(
       `${found.outOfOrderCount} lines are dated before the line above them: the book is fed as it stands, not sorted`,
@@ -287,6 +297,10 @@ function explain(error: unknown, { stderr, signal }: ReplayIo): number {
   if (error instanceof BookError) {
     stderr.write(`replay: ${error.message}\n`)
     return 2
+  }
+  if (error instanceof NothingToFeed) {
+    stderr.write(`replay: ${error.message}\n`)
+    return 1
   }
   // What the shop says is meant to be read; anything else is a mistake of ours, and its stack is what helps.
   const text = error instanceof ShopError ? error.message : error instanceof Error ? error.stack : String(error)

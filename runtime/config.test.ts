@@ -90,3 +90,10 @@ test('secrets are not shown', () => {
   )
   assert.equal(refused({ BROKER_URL: 'ftp://me:hunter2@x' }).includes('hunter2'), false)
 })
+
+test('production refuses what everybody knows, with exit code 2; development does not mind', () => {
+  assert.match(refused({ NODE_ENV: 'production' }), /^TOKEN_SECRET has to be set/m)
+  assert.equal(read({ NODE_ENV: 'development' }).tokenSecret, null)
+  const production = read({ NODE_ENV: 'production', TOKEN_SECRET: '0123456789abcdef0123456789abcdef' })
+  assert.equal(production.mode, 'production')
+})

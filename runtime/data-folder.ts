@@ -12,7 +12,7 @@ import {
   statSync,
   writeFileSync,
 } from 'node:fs'
-import { join } from 'node:path'
+import { basename, dirname, join } from 'node:path'
 import { DatabaseSync } from 'node:sqlite'
 import { StartError } from './start-error.ts'
 
@@ -39,6 +39,37 @@ export function prepareDataFolder(
     if (name.endsWith('.db')) checkDatabase(join(folder, name), lockWaitMs)
   }
 }
+
+/** Beside the databases: an empty file named like each that was set up. Whoever copies the folder copies it too. */
+const MARKS = 'set-up'
+
+/**
+ * A database that was set up and is gone, or has nothing in it, is not begun anew without a word: what the other services
+ * know would hang in the air. Throws StartError, saying what to do. A service that is new in this folder has no mark.
+ */
+export function refuseLostDatabase(file: string): void {
+  const mark = markOf(file)
+  if (!existsSync(mark)) return
+  const lost = existsSync(file) ? statSync(file).size === 0 && 'empty' : 'missing'
+  if (!lost) return
+  throw new StartError(
+    `${file} is ${lost}, and it was set up before: put back a copy of the whole folder, or move the folder away to begin with an empty shop (to lose this one database alone, delete ${mark})`,
+  )
+}
+
+/** To be called once the database has its tables. Throws StartError. */
+export function markSetUp(file: string): void {
+  const mark = markOf(file)
+  if (existsSync(mark)) return
+  try {
+    mkdirSync(dirname(mark), { recursive: true })
+    writeFileSync(mark, '', { flush: true })
+  } catch (error) {
+    throw new StartError(`${mark} cannot be written (${reason(error)}): give this user the right, and free some space`)
+  }
+}
+
+const markOf = (file: string) => join(dirname(file), MARKS, basename(file))
 
 function create(folder: string): void {
   if (existsSync(folder) && !statSync(folder).isDirectory()) {

@@ -18,6 +18,7 @@ const payment: BusStatus = {
     },
   ],
   outbox: { waiting: 4, oldestAgeMs: 0 },
+  bridges: [{ name: 'order_events', endpoint: 'rabbitmq queue order_events', ready: false, reason: 'it is away' }],
 }
 
 test('requests are counted by route, whatever the path', async () => {
@@ -64,6 +65,7 @@ test('the backlog of each subscription is shown, and goes when its service does'
   assert(body.includes(`bus_dead_letters${label} 1\n`))
   assert(body.includes('bus_outbox_messages{service="payment"} 4\n'))
   assert(body.includes('bus_timers{service="payment"} 9\n'))
+  assert(body.includes('bus_bridge_ready{service="payment",bridge="order_events"} 0\n'))
   assert(body.includes('bus_ready{service="payment"} 1\n'))
   sources = []
   assert.equal((await metrics.render()).body.includes(label), false)

@@ -69,6 +69,7 @@ function busMetrics(registry: Registry): (statuses: readonly BusStatus[]) => voi
   ])
   const timers = gauge('bus_timers', 'Messages to be published later', ['service'])
   const ready = gauge('bus_ready', '1 while the broker and the database answer', ['service'])
+  const bridge = gauge('bus_bridge_ready', "1 while the foreign program's broker answers", ['service', 'bridge'])
   // Counted by the bus itself since its process started, so they are set and not added to: a scraper sees counters.
   const counted = (name: string, help: string) => new Counter({ name, help, labelNames: labels, registers: [registry] })
   const handled = counted('bus_handled_messages_total', 'Deliveries whose effects were committed')
@@ -76,7 +77,7 @@ function busMetrics(registry: Registry): (statuses: readonly BusStatus[]) => voi
     'bus_failed_attempts_total',
     'Tries of a handler that failed: retries and dead letters come of them',
   )
-  const all = [waiting, age, inFlight, deferred, deadLetters, outbox, outboxAge, timers, ready, handled, failed]
+  const all = [waiting, age, inFlight, deferred, deadLetters, outbox, outboxAge, timers, ready, handled, failed, bridge]
 
   return (statuses) => {
     for (const each of all) each.reset()
@@ -85,6 +86,7 @@ function busMetrics(registry: Registry): (statuses: readonly BusStatus[]) => voi
       timers.set({ service }, status.timers)
       outbox.set({ service }, box.waiting)
       outboxAge.set({ service }, box.oldestAgeMs / 1000)
+      for (const { name, ready } of status.bridges) bridge.set({ service, bridge: name }, ready ? 1 : 0)
       for (const subscription of subscriptions) {
         const label = { service, subscription: subscription.name }
         waiting.set(label, subscription.waiting)

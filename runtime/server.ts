@@ -1,5 +1,5 @@
 import type { Server } from 'node:http'
-import type { AddressInfo } from 'node:net'
+import { type AddressInfo, createServer } from 'node:net'
 import { createAdaptorServer } from '@hono/node-server'
 import { StartError } from './start-error.ts'
 
@@ -43,6 +43,15 @@ export function serve(
       const address = server.address() as AddressInfo
       resolve({ port: address.port, url: urlOf(address.port, host), close: closer(server) })
     })
+  })
+}
+
+/** Throws StartError where `serve` would, before anything else is begun; whoever takes the port after that is told by `serve`. */
+export function refuseTakenPort({ port, host }: { port: number; host?: string | undefined }): Promise<void> {
+  const probe = createServer()
+  return new Promise((resolve, reject) => {
+    probe.once('error', (error: NodeJS.ErrnoException) => reject(explain(error, port, host)))
+    probe.listen(port, host, () => probe.close(() => resolve()))
   })
 }
 

@@ -1,20 +1,17 @@
 /** The shop as a whole: what main.ts starts, and how it refuses to. */
 import assert from 'node:assert/strict'
-import { type ChildProcessByStdio, spawn } from 'node:child_process'
-import { writeFileSync } from 'node:fs'
+import { existsSync, mkdirSync, rmSync, truncateSync, writeFileSync } from 'node:fs'
 import { createServer } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { join } from 'node:path'
 import { DatabaseSync } from 'node:sqlite'
-import type { Readable } from 'node:stream'
 import { test } from 'node:test'
-import { fileURLToPath } from 'node:url'
 import { createWorld, virtualClock } from '@shopsphere/bus/testing'
 import { createLog } from '@shopsphere/runtime/log'
 import { addresses, ownerOf } from '../services/gateway/owners.ts'
 import { allServices, startShop } from '../shop.ts'
+import { startMain } from './main-process.ts'
 
-const root = fileURLToPath(new URL('..', import.meta.url))
 const log = createLog('silent')
 
 const inMemory = (environment: Record<string, string> = {}) =>
@@ -72,41 +69,16 @@ test('closing twice is fine, and closing leaves nothing open', async () => {
 
 // --- as a process ---
 
-type Process = ChildProcessByStdio<null, Readable, Readable>
-
-function start(environment: Record<string, string>, parameters: string[] = []) {
-  const { PATH = '' } = process.env
-  const child: Process = spawn(process.execPath, ['main.ts', ...parameters], {
-    cwd: root,
-    env: { PATH, PORT: '0', HOST: '127.0.0.1', LOG_LEVEL: 'warn', ...environment },
-    stdio: ['ignore', 'pipe', 'pipe'],
-  })
-  const out = { stdout: '', stderr: '' }
-  child.stdout.on('data', (data) => {
-    out.stdout += data
-  })
-  child.stderr.on('data', (data) => {
-    out.stderr += data
-  })
-  const exited = new Promise<number | null>((resolve) => child.on('close', (code) => resolve(code)))
-  return { child, out, exited }
-}
-
 async function refused(environment: Record<string, string>, parameters: string[] = []) {
-  const { out, exited } = start(environment, parameters)
+  const { out, exited } = startMain(environment, { parameters })
   return { code: await exited, ...out }
 }
 
 test('npm start: answers, says where, and closes when asked to', async () => {
   await using world = await createWorld()
-  const { child, out, exited } = start({ DATA_DIR: join(world.directory, 'data') })
-  const url = await new Promise<string>((resolve, reject) => {
-    child.stdout.on('data', () => {
-      const found = /answers at (\S+)/.exec(out.stdout)?.[1]
-      if (found) resolve(found)
-    })
-    child.on('close', () => reject(new Error(out.stderr)))
-  })
+  await using main = startMain({ DATA_DIR: join(world.directory, 'data') })
+  const { child, out, exited } = main
+  const url = await main.answers()
   assert.equal((await fetch(`${url}/health/ready`)).status, 200)
   assert.match(out.stdout, /operator@shop\.example \(the password is in .*operator-password\)/)
   child.kill('SIGTERM')
@@ -142,10 +114,12 @@ test('a port in use, a data folder that is a file, a damaged and a locked databa
   const isFile = await refused({ DATA_DIR: folder('file') })
   assert.deepEqual([isFile.code, /is a file: move it away/.test(isFile.stderr)], [1, true], isFile.stderr)
 
-  // The first start made the databases; from here on they are spoiled.
+  assert.equal(existsSync(folder('one')), false, 'the port is looked at before the folder is made')
+
+  mkdirSync(folder('one'))
   const database = join(folder('one'), 'order.db')
   using holder = new DatabaseSync(database)
-  holder.exec('begin immediate')
+  holder.exec('create table something (a); begin immediate')
   const locked = await refused({ DATA_DIR: folder('one') })
   assert.deepEqual([locked.code, /order\.db has been locked/.test(locked.stderr)], [1, true], locked.stderr)
   holder.exec('rollback')
@@ -155,4 +129,32 @@ test('a port in use, a data folder that is a file, a damaged and a locked databa
   const damaged = await refused({ DATA_DIR: folder('one') })
   assert.deepEqual([damaged.code, /order\.db is damaged/.test(damaged.stderr)], [1, true], damaged.stderr)
   assert.doesNotMatch(damaged.stderr, /at .*\.ts:/)
+})
+
+test('a database that is missing or empty beside full ones is refused, and a service that is new is not', async () => {
+  await using world = await createWorld()
+  const environment = { DATA_DIR: world.directory, SERVICES: 'order,payment' }
+  const startAndStop = async (some: Record<string, string>) => {
+    await using main = startMain({ ...environment, ...some })
+    const url = await main.answers()
+    assert.equal((await fetch(`${url}/health/ready`)).status, 200)
+    main.child.kill('SIGTERM')
+    assert.equal(await main.exited, 0, main.out.stderr)
+  }
+  await startAndStop({})
+  await startAndStop({ SERVICES: 'order,payment,audit' }) // audit is new in this folder
+
+  const inFolder = (name: string) => join(world.directory, name)
+  truncateSync(inFolder('payment.db'))
+  const empty = await refused(environment)
+  assert.deepEqual([empty.code, /payment\.db is empty, .*put back a copy/.test(empty.stderr)], [1, true], empty.stderr)
+  rmSync(inFolder('payment.db'))
+  const missing = await refused(environment)
+  assert.deepEqual([missing.code, /payment\.db is missing/.test(missing.stderr)], [1, true], missing.stderr)
+  assert.equal(existsSync(inFolder('payment.db')), false)
+  await startAndStop({ SERVICES: 'order,audit' }) // nobody asks for what is lost
+
+  rmSync(inFolder('broker.db'))
+  const broker = await refused({ ...environment, SERVICES: 'order' })
+  assert.deepEqual([broker.code, /broker\.db is missing/.test(broker.stderr)], [1, true], broker.stderr)
 })

@@ -133,7 +133,7 @@ function targetOf(path: string, from: string): string | null {
 
 const BUS_DEPENDENCIES = ['croner']
 /** Where the bus may know a broker's, a database's or a format's own package, which only those who use it install. */
-const BUS_PEERS_BELONG = /^bus\/(?:transports|stores|codecs|testing)\//
+const BUS_PEERS_BELONG = /^bus\/(?:transports|stores|codecs|endpoints|testing)\//
 
 /** The bus needs Node and croner, and a client where it is used; every other part only packages that its package.json names. */
 export const declaredPackages: Rule = (files) => {

@@ -42,7 +42,10 @@ export class Pool {
       return
     }
     const next = this.waiting.shift()
-    if (next) return next.resolve(connection)
+    if (next) {
+      next.resolve(connection)
+      return
+    }
     connection.unref() // an idle connection keeps no process alive
     const timer = setTimeout(() => this.forget(connection), this.idleTimeoutMs).unref()
     this.idle.push({ connection, timer })

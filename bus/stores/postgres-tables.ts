@@ -1,5 +1,6 @@
 import { eventStoreDdl } from './event-store-ddl.ts'
 import { ddlForPostgres } from './postgres-ddl.ts'
+import { addedColumns } from './sqlite-tables.ts'
 
 /**
  * The bus's own tables, in every service's schema; see sqlite-tables.ts for what each is for. `body` holds bytes, whether
@@ -21,7 +22,8 @@ create table if not exists bus_outbox (
 create table if not exists bus_deferred (
   position bigint generated always as identity primary key,
   subscription text not null, message_key text not null, id text not null, type text not null, headers text not null,
-  body bytea not null, attempts bigint not null, due_at bigint, claimed_until bigint not null, reason text not null
+  body bytea not null, attempts bigint not null, due_at bigint, claimed_until bigint not null, reason text not null,
+  trace text
 );
 create index if not exists bus_deferred_key on bus_deferred (subscription, message_key, position);
 create index if not exists bus_deferred_due on bus_deferred (subscription, due_at) where due_at is not null;
@@ -30,7 +32,7 @@ create table if not exists bus_dead_letter (
   id text primary key, subscription text not null, message_id text not null, message_key text not null,
   type text not null, headers text not null, body bytea not null, code text not null, cause text not null,
   detail text not null, attempts bigint not null, failed_at bigint not null, position bigint not null,
-  status text not null, parks bigint not null
+  status text not null, parks bigint not null, trace text
 );
 create index if not exists bus_dead_letter_open on bus_dead_letter (subscription, message_key) where status = 'open';
 create table if not exists bus_dead_letter_act (
@@ -55,6 +57,8 @@ create table if not exists bus_attempt (
   subscription text not null, id text not null, attempts bigint not null,
   primary key (subscription, id)
 );
+
+${addedColumns.map(([table, column, type]) => `alter table ${table} add column if not exists ${column} ${type};`).join('\n')}
 
 ${eventStoreDdl.postgres}
 `)

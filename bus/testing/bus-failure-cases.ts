@@ -19,6 +19,22 @@ import {
 } from './bus-stage.ts'
 
 export function failureCases(check: Check): void {
+  check('a transaction inside a handler is refused at once instead of waiting for itself', async (stage) => {
+    const codes: unknown[] = []
+    const clerk = await stage.run('clerk', (bus, { hears }) => {
+      const hear = hears(() => {})
+      bus.subscribe(said, async (data, context) => {
+        await hear(data, context)
+        await bus.transaction(() => {}).catch((error) => codes.push(error.code))
+      })
+    })
+    const shop = await stage.run('shop', () => {})
+    await shop.bus.publish(said, { about: 'a', number: 1 })
+    await stage.until(async () => (await stage.heard(clerk)).length > 0)
+    assert.deepEqual([...new Set(codes)], ['invalid_argument'])
+    await Promise.all([clerk.bus.transaction(() => {}), clerk.bus.transaction(() => {})]) // beside each other they are fine
+  })
+
   // B4: retry without blocking others --------------------------------------------------------------------------------
 
   check('B4 tries follow the back-off: 1 s, 2 s, 4 s later, each counted', async (stage) => {

@@ -1,8 +1,10 @@
 /** For people who write their own transport or store, and for tests of services: '@shopsphere/bus/testing'. */
+export { type BridgeSuiteOptions, bridgeSuite } from './bridge-suite.ts'
 export { type BusSuiteOptions, busSuite } from './bus-suite.ts'
 export { type CrashPlan, type CrashSuiteOptions, type CrashWorld, crashSuite } from './crash-suite.ts'
 export { eventStoreSuite } from './event-store-suite.ts'
 export { type EventuallyOptions, eventually } from './eventually.ts'
+export { processesSuite } from './processes-suite.ts'
 export { eraseRabbitmq, rabbitmqPrefix } from './rabbitmq-place.ts'
 export { type KafkaOptions, kafkaJars, startKafka } from './servers/kafka.ts'
 export { type Needed, needs, type ServerName } from './servers/needs.ts'

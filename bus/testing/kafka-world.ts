@@ -1,9 +1,11 @@
 /** The Kafka transport in a test's own world: few partitions, its own prefix, and its topics deleted at the end. */
-import { test as nodeTest } from 'node:test'
+import { after, test as nodeTest } from 'node:test'
 import { Admin } from '@platformatic/kafka'
 import type { Transport } from '../transport.ts'
 import { type KafkaOptions, kafkaTransport } from '../transports/kafka.ts'
-import { needs } from './servers/needs.ts'
+import { type KafkaOptions as ServerOptions, startKafka } from './servers/kafka.ts'
+import { isRequired, needs } from './servers/needs.ts'
+import { type Server, ServerMissing } from './servers/server.ts'
 import type { SuiteRunner, SuiteTest } from './suite-test.ts'
 import type { World } from './world.ts'
 
@@ -11,10 +13,23 @@ import type { World } from './world.ts'
 const PARTITIONS = 4
 
 /** The server for this test process, and a runner that skips what needs it where it cannot be had. */
-export async function kafkaServer(): Promise<{ url: string; runner: SuiteRunner; skip: string | false }> {
+export async function kafkaServer(): Promise<{ url: string; runner: SuiteRunner }> {
   const { url, skip } = await needs('kafka')
   const skipped: SuiteTest = (name, options) => nodeTest(name, { ...options, skip })
-  return { url, skip, runner: skip ? { test: skipped } : {} }
+  return { url, runner: skip ? { test: skipped } : {} }
+}
+
+/** The same with a server of this file's own, to set up, cut and kill; null where it cannot be had. */
+export async function privateKafka(options: ServerOptions): Promise<{ server: Server | null; runner: SuiteRunner }> {
+  try {
+    const server = await startKafka(options)
+    after(() => server[Symbol.asyncDispose]())
+    return { server, runner: {} }
+  } catch (error) {
+    if (!(error instanceof ServerMissing) || isRequired('kafka')) throw error
+    const skip = `needs kafka: ${error.message}`
+    return { server: null, runner: { test: (name, rest) => nodeTest(name, { ...rest, skip }) } }
+  }
 }
 
 /** Another process's transport in this world. */

@@ -3,15 +3,27 @@ import { basename, join } from 'node:path'
 import { postgresStore } from '../stores/postgres.ts'
 import { sqliteTransport } from '../transports/sqlite.ts'
 import type { CrashWorld } from './crash-suite.ts'
-import { sharedPostgresUrl } from './postgres-world.ts'
+import { dropSchemas, sharedPostgresUrl } from './postgres-world.ts'
 
-/** The directory's name is the world's own, so that schemas can be named after it. */
+const opened = new Set<string>()
+
+/** The directory's name is the world's own, so the schemas are named after it. */
 export async function open(directory: string): Promise<CrashWorld> {
   const prefix = basename(directory)
     .toLowerCase()
     .replaceAll(/[^a-z0-9]/g, '_')
   return {
     transport: sqliteTransport(join(directory, 'broker.db')),
-    openStore: (name) => postgresStore(sharedPostgresUrl, { schema: `${prefix}_${name}` }),
+    openStore(name) {
+      const schema = `${prefix}_${name}`
+      opened.add(schema)
+      return postgresStore(sharedPostgresUrl, { schema })
+    },
   }
+}
+
+/** Drops the schemas that were opened in this process: the test's own, after its children are gone. */
+export async function dropCrashSchemas(): Promise<void> {
+  await dropSchemas([...opened])
+  opened.clear()
 }

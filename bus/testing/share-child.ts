@@ -1,12 +1,11 @@
-/** A process that shares a subscription with the test that starts it; see processes.test.ts. Arguments: its plan as JSON. */
-import { join } from 'node:path'
+/** A process that shares a subscription with the test that starts it; see processes-suite.ts. Arguments: its plan as JSON. */
 import { createBus } from '../bus.ts'
 import { event, type Schema } from '../event.ts'
 import { sql } from '../sql.ts'
-import { sqliteStore } from '../stores/sqlite.ts'
-import { sqliteTransport } from '../transports/sqlite.ts'
+import type { CrashWorld } from './crash-suite.ts'
 
-export type SharePlan = { directory: string; leaseMs: number; holdOutside: boolean }
+/** `module` exports `open(directory, { leaseMs }): Promise<CrashWorld>`. */
+export type SharePlan = { module: string; directory: string; leaseMs: number; holdOutside: boolean }
 export type ShareReport =
   | { kind: 'ready' }
   | { kind: 'outside'; n: number }
@@ -26,10 +25,17 @@ export const ticked = event('clock.ticked', {
   key: ({ key }: Tick) => key,
 })
 
+export async function openWorld({ module, directory, leaseMs }: SharePlan): Promise<CrashWorld> {
+  const { open } = (await import(module)) as {
+    open: (directory: string, options: { leaseMs: number }) => Promise<CrashWorld>
+  }
+  return open(directory, { leaseMs })
+}
+
 /** One process's share of the subscription `sink`: every tick becomes a row with the process that wrote it. */
 export async function openSink(plan: SharePlan, onOutside: (n: number) => Promise<void>, log: (text: string) => void) {
-  const transport = sqliteTransport(join(plan.directory, 'broker.db'), { leaseMs: plan.leaseMs })
-  const store = sqliteStore(join(plan.directory, 'sink.db'))
+  const { transport, openStore } = await openWorld(plan)
+  const store = await openStore('sink')
   const say = (fields: object, text: string) => log(`${text} ${JSON.stringify(fields)}`)
   const bus = createBus({ service: 'sink', transport, store, log: { info: say, warn: say, error: say } })
   await store.open()

@@ -46,8 +46,8 @@ export function virtualClock(startMs: number = VIRTUAL_START_MS, options: Virtua
   let moving: Promise<unknown> = Promise.resolve()
 
   function after(delayMs: number, run: () => void): Timer {
-    // NaN would sort nowhere and never fire; the real clock would fire at once.
-    const entry = { at: nowMs + Math.max(0, Number.isNaN(delayMs) ? 0 : delayMs), sequence: sequence++, run }
+    // NaN would sort nowhere and never fire; the real clock would fire at once. Times are whole milliseconds, as real ones.
+    const entry = { at: nowMs + Math.max(0, Number.isNaN(delayMs) ? 0 : Math.ceil(delayMs)), sequence: sequence++, run }
     entries.splice(positionOf(entries, entry), 0, entry)
     return {
       cancel() {

@@ -111,12 +111,9 @@ async function scan(
       const gap = byPlace.get(positionName(topicId, part.partitionIndex))
       if (!gap) continue
       if (part.errorCode !== 0) throw cluster.failure(part.errorCode, `topic '${gap.topic}'`)
-      const { records, next } = readBatches(part.records ?? [], gap.next, part.abortedTransactions)
-      for (const { offset, at, record } of records) {
-        if (offset >= gap.end) break
-        count(gap, { offset, at, message: decodeRecord(record, { ...gap, offset }) })
-      }
-      gap.next = next
+      gap.next = readBatches(part.records, gap.next, part.abortedTransactions, (record, offset, at) => {
+        if (offset < gap.end) count(gap, { offset, at, message: decodeRecord(record, gap, offset) })
+      })
     }
   }
 }

@@ -19,8 +19,15 @@ import { type BusError, UnavailableError } from '../errors.ts'
 import { matcher } from '../routing.ts'
 import type { Binding, ConsumeOptions, Consumer, Delivery, Lease } from '../transport.ts'
 import { api, type Cluster } from './kafka-cluster.ts'
-import { Group } from './kafka-group.ts'
-import { type Committed, commitOffsets, committedOffsets, type Position, positionName } from './kafka-offsets.ts'
+import { Group, type Identity } from './kafka-group.ts'
+import {
+  type Committed,
+  commitOffsets,
+  committedOffsets,
+  listOffsets,
+  type Position,
+  positionName,
+} from './kafka-offsets.ts'
 import { decodeRecord, type Incoming, readBatches } from './kafka-records.ts'
 import type { Register, Version } from './kafka-register.ts'
 
@@ -72,7 +79,7 @@ type Shard = {
 type KafkaDelivery = Delivery & { readonly entry: Entry; readonly cursor: Cursor }
 type Taken = Incoming & { readonly cursor: Cursor }
 
-const FETCH_WAIT_MS = 500
+const FETCH_WAIT_MS = 2_000
 const FETCH_BYTES_MAX = 4_000_000
 const FETCH_PARTITION_BYTES_MAX = 1_000_000
 const PREFETCH_BYTES_MAX = 8_000_000
@@ -403,22 +410,25 @@ export class KafkaConsumer implements Consumer {
         const lease = leases.get(cursor.shard)
         if (!lease || cursor.shard.gone) return []
         cursor.committed = cursor.next
-        return [{ topic: cursor.topic, partition: lease.shard, offset: cursor.next, metadata: `${lease.epoch}` }]
+        const { topic, topicId, next: offset } = cursor
+        return [{ topic, topicId, partition: lease.shard, offset, epoch: lease.epoch, clean: false }]
       })
-      if (commits.length > 0) await this.write(commits)
+      if (commits.length > 0) await this.write(commits, this.group?.identity() ?? null)
     }
     for (const [shard, lease] of leases) if (!shard.gone) shard.lease = lease
   }
 
-  /** Rejects where it is not written; the group is told why. */
-  private async write(commits: Parameters<typeof commitOffsets>[3]): Promise<void> {
+  /**
+   * Rejects where it is not written; the group is told why. `identity` is the membership under which these shards were
+   * held when it was asked for: under a later one, they may be another's already.
+   */
+  private async write(commits: Parameters<typeof commitOffsets>[3], identity: Identity | null): Promise<void> {
     const { cluster } = this.context
-    const identity = this.group?.identity()
     const group = this.subscribed.group!
     if (!identity) throw new UnavailableError('transport_unavailable', `'${group}' is being shared out anew`)
     const code = await commitOffsets(cluster, group, identity, commits)
     if (code === 0) return
-    if (code !== REBALANCE_IN_PROGRESS) this.group?.refused(code)
+    if (code !== REBALANCE_IN_PROGRESS) this.group?.refused(code, identity)
     throw cluster.failure(code, `group '${group}'`)
   }
 
@@ -544,16 +554,15 @@ export class KafkaConsumer implements Consumer {
       for (const part of partitions) {
         const cursor = byPlace.get(positionName(topicId, part.partitionIndex))
         if (!cursor) continue
-        if (part.errorCode === OFFSET_OUT_OF_RANGE) await this.outOfRange(cursor, Number(part.logStartOffset))
+        if (part.errorCode === OFFSET_OUT_OF_RANGE) await this.outOfRange(cursor)
         else if (part.errorCode !== 0) failure = cluster.failure(part.errorCode, `topic '${cursor.topic}'`)
         else {
-          const { records, next } = readBatches(part.records ?? [], offsets.get(cursor)!, part.abortedTransactions)
+          const items: Incoming[] = []
           const place = { owner: cursor.owner, topic: cursor.topic, partition: part.partitionIndex }
-          const items = records.map(({ offset, at, record }) => ({
-            offset,
-            at,
-            message: decodeRecord(record, { ...place, offset }),
-          }))
+          const { records, abortedTransactions } = part
+          const next = readBatches(records, offsets.get(cursor)!, abortedTransactions, (record, offset, at) => {
+            items.push({ offset, at, message: decodeRecord(record, place, offset) })
+          })
           read.push({ cursor, items, next, end: Number(part.lastStableOffset) })
         }
       }
@@ -582,8 +591,10 @@ export class KafkaConsumer implements Consumer {
   }
 
   /** What lay there is gone: it was kept no longer than the topic says, or the topic was cut. */
-  private async outOfRange(cursor: Cursor, begin: number): Promise<void> {
-    const { topic, shard, next } = cursor
+  private async outOfRange(cursor: Cursor): Promise<void> {
+    const { topic, topicId, shard, next } = cursor
+    const begin = (await listOffsets(this.context.cluster, [topic], 'begin'))[topicId]?.[shard.index]
+    if (begin === undefined || shard.gone || cursor.next !== next) return
     const lost = begin > next ? begin - next : 0
     cursor.next = begin
     this.context.cluster.settings.log.error(
@@ -674,22 +685,24 @@ export class KafkaConsumer implements Consumer {
 
   /** S1. `last`: these shards are given up, so it is also written whether something was left begun. */
   private commit(shards: readonly Shard[], last: boolean): Promise<void> {
+    const identity = this.group?.identity() ?? null
     const run = async () => {
       if (this.subscribed.group === null) return
       const commits = []
       const moved: [Cursor, number][] = []
       for (const { lease, cursors, index, inFlight } of shards) {
         if (!lease) continue
-        const metadata = last && inFlight === 0 ? `${lease.epoch} clean` : `${lease.epoch}`
+        const clean = last && inFlight === 0
         for (const cursor of cursors.values()) {
           const offset = unfinished(cursor)
           if (offset === cursor.committed && !last) continue
-          commits.push({ topic: cursor.topic, partition: index, offset, metadata })
+          const { topic, topicId } = cursor
+          commits.push({ topic, topicId, partition: index, offset, epoch: lease.epoch, clean })
           moved.push([cursor, offset])
         }
       }
       if (commits.length === 0) return
-      await this.write(commits)
+      await this.write(commits, identity)
       for (const [cursor, offset] of moved) cursor.committed = offset
     }
     this.committing = this.committing.then(run, run)

@@ -33,6 +33,8 @@ export type GroupOptions = {
   readonly trouble: (reason: string | null) => void
 }
 
+export type Identity = { readonly member: string; readonly generation: number }
+
 const PROTOCOL = 'bus-shards'
 const HEARTBEATS_A_SESSION = 12
 const RETRY_MS = 300
@@ -62,7 +64,7 @@ export class Group {
   }
 
   /** What commits have to name; null: not a member at the moment. */
-  identity(): { member: string; generation: number } | null {
+  identity(): Identity | null {
     return this.generation < 0 || this.member === '' ? null : { member: this.member, generation: this.generation }
   }
 
@@ -72,8 +74,9 @@ export class Group {
     this.wake()
   }
 
-  /** A commit was refused for this reason. */
-  refused(code: number): void {
+  /** A commit was refused for this reason. One of an earlier generation says nothing about this one. */
+  refused(code: number, { generation }: Identity): void {
+    if (generation !== this.generation) return
     if (MEMBERSHIP_LOST.includes(code)) this.lose(code === 25)
     if (COORDINATOR_MOVED.includes(code)) this.options.cluster.forgetCoordinator(this.options.group)
     this.rejoin()

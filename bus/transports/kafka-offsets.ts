@@ -5,7 +5,8 @@ import type { Offsets } from './kafka-register.ts'
 /** `epoch` of the last lease of the partition; `clean`: its holder left nothing begun behind. */
 export type Committed = { readonly offset: number; readonly epoch: number; readonly clean: boolean }
 export type Position = { readonly topic: string; readonly partition: number }
-export type Commit = Position & { readonly offset: number; readonly metadata: string }
+/** `topicId`: of the topic that the offset belongs to. One that was deleted and made again has another. */
+export type Commit = Position & Committed & { readonly topicId: string }
 
 const LATEST = -1n
 const EARLIEST = -2n
@@ -75,9 +76,10 @@ export async function committedOffsets(
     for (const { partitionIndex, committedOffset, metadata, errorCode } of partitions) {
       if (errorCode !== 0) throw cluster.failure(errorCode, `group '${group}'`)
       if (committedOffset < 0n) continue
-      const [epoch = '0', left] = (metadata ?? '').split(' ')
-      const read = { offset: Number(committedOffset), epoch: Number(epoch) || 0, clean: left === 'clean' }
-      found.set(positionName(name, partitionIndex), read)
+      const { epoch = 0, left, topicId } = readMetadata(metadata)
+      const isOfAnother = topicId !== undefined && topicId !== cluster.layout(name)?.id
+      const offset = isOfAnother ? 0 : Number(committedOffset)
+      found.set(positionName(name, partitionIndex), { offset, epoch, clean: left === 'clean' || isOfAnother })
     }
   }
   return found
@@ -92,11 +94,11 @@ export async function commitOffsets(
 ): Promise<number> {
   const topics = [...Map.groupBy(commits, ({ topic }) => topic)].map(([name, ofTopic]) => ({
     name,
-    partitions: ofTopic.map(({ partition, offset, metadata }) => ({
+    partitions: ofTopic.map(({ partition, offset, epoch, clean, topicId }) => ({
       partitionIndex: partition,
       committedOffset: BigInt(offset),
       committedLeaderEpoch: -1,
-      committedMetadata: metadata,
+      committedMetadata: `${epoch} ${clean ? 'clean' : 'held'} ${topicId}`,
     })),
   }))
   const node = await cluster.coordinator(group)
@@ -106,6 +108,12 @@ export async function commitOffsets(
   let worst = 0
   for (const { partitions } of answer.topics) for (const { errorCode } of partitions) worst ||= errorCode
   return worst
+}
+
+/** Offsets that somebody else wrote, to go back or to skip, have none. */
+function readMetadata(text: string | null | undefined): { epoch?: number; left?: string; topicId?: string } {
+  const parts = /^(\d+) (clean|held) (\S+)$/.exec(text ?? '')
+  return parts ? { epoch: Number(parts[1]), left: parts[2]!, topicId: parts[3]! } : {}
 }
 
 async function asks<R>(cluster: Cluster, ask: () => Promise<R>): Promise<R> {

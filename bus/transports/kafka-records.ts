@@ -4,7 +4,7 @@
  *
  * Batches are written here, not by the client: one pass into one buffer. Layout: https://kafka.apache.org/documentation/#messageformat
  */
-import { crc32c, type RecordsBatch } from '@platformatic/kafka'
+import { compressionsAlgorithmsByBitmask, crc32c } from '@platformatic/kafka'
 import type { WireMessage } from '../message.ts'
 
 /** `body: null` deletes its key from a compacted topic. */
@@ -17,12 +17,16 @@ export type Incoming = { readonly offset: number; readonly at: number; readonly 
 const ID = 'bus-id'
 const TYPE = 'bus-type'
 const BODY = 'bus-body'
+const TEXT = 'text'
+const TEXT_BYTES = Buffer.from(TEXT)
 const BATCH_HEAD_BYTES = 61
 const CRC_AT = 17
 const CRC_FROM = 21
 const VARINT_BYTES_MAX = 5
 /** Length, attributes, two deltas, two lengths and a count, each at most a varint, and our own headers' names. */
 const RECORD_HEAD_BYTES_MAX = 7 * VARINT_BYTES_MAX + 4 * (ID.length + TYPE.length + BODY.length)
+const LENGTH_COUNTS_FROM = 12
+const COMPRESSION = 0b111
 const CONTROL_BATCH = 1 << 5
 const TRANSACTIONAL_BATCH = 1 << 4
 const ABORT_MARKER = 0
@@ -95,7 +99,7 @@ function writeRecord(
   at = writeVarint(buffer, at, 3 + names.length)
   at = writeText(buffer, writeText(buffer, at, ID), message.id)
   at = writeText(buffer, writeText(buffer, at, TYPE), message.type)
-  at = writeText(buffer, writeText(buffer, at, BODY), typeof message.body === 'string' ? 'text' : 'bytes')
+  at = writeText(buffer, writeText(buffer, at, BODY), typeof message.body === 'string' ? TEXT : 'bytes')
   for (const name of names) at = writeText(buffer, writeText(buffer, at, name), message.headers[name]!)
   const lengthAt = writeVarint(buffer, start, at - from)
   buffer.copyWithin(lengthAt, from, at)
@@ -131,63 +135,188 @@ function writeVarint(buffer: Buffer, start: number, value: number): number {
 
 export type Aborted = readonly { readonly producerId: bigint; readonly firstOffset: bigint }[] | null
 
+/** Called for each record, `body` standing before its key. */
+export type RecordVisitor = (body: RecordBytes, offset: number, at: number) => void
+
 /**
- * The records of one partition's part of an answer, from `from` on, without what a transaction took back, and where to
- * read on. Offsets have gaps: compaction takes records away, transactions have markers of their own.
+ * Reads the batches of one partition's part of an answer: calls `visit` for each record from `from` on that no transaction
+ * took back, and answers where to read on. Offsets have gaps: compaction takes records away, transactions have markers of
+ * their own. The last batch may be cut off; it comes whole next time.
  */
-export function readBatches(
-  batches: readonly RecordsBatch[],
-  from: number,
-  aborted: Aborted,
-): { records: { offset: number; at: number; record: RecordsBatch['records'][number] }[]; next: number } {
-  const records: { offset: number; at: number; record: RecordsBatch['records'][number] }[] = []
+export function readBatches(bytes: Buffer | null, from: number, aborted: Aborted, visit: RecordVisitor): number {
   const toCome = [...(aborted ?? [])].sort((a, b) => Number(a.firstOffset - b.firstOffset))
   const undone = new Set<bigint>()
   let next = from
-  for (const batch of batches) {
-    const first = Number(batch.firstOffset)
-    next = Math.max(next, first + batch.lastOffsetDelta + 1)
+  for (let start = 0; bytes !== null && start + BATCH_HEAD_BYTES <= bytes.length; ) {
+    const end = start + LENGTH_COUNTS_FROM + bytes.readInt32BE(start + 8)
+    if (end > bytes.length) break
+    const first = readOffset(bytes, start)
+    const attributes = bytes.readInt16BE(start + CRC_FROM)
+    const producerId = bytes.readBigInt64BE(start + 43)
+    next = Math.max(next, first + bytes.readInt32BE(start + 23) + 1)
     while (toCome.length > 0 && Number(toCome[0]!.firstOffset) < next) undone.add(toCome.shift()!.producerId)
-    if (batch.attributes & CONTROL_BATCH) {
-      if (batch.records[0]?.key?.readInt16BE(2) === ABORT_MARKER) undone.delete(batch.producerId)
-      continue
-    }
-    if (batch.attributes & TRANSACTIONAL_BATCH && undone.has(batch.producerId)) continue
-    const at = Number(batch.firstTimestamp)
-    for (const record of batch.records) {
-      const offset = first + record.offsetDelta
-      if (offset >= from) records.push({ offset, at: at + Number(record.timestampDelta), record })
-    }
+    const takenBack = (attributes & TRANSACTIONAL_BATCH) !== 0 && undone.has(producerId)
+    const records = recordsOf(bytes.subarray(start + BATCH_HEAD_BYTES, end), attributes)
+    const isControl = (attributes & CONTROL_BATCH) !== 0
+    const count = bytes.readInt32BE(start + 57)
+    if (isControl && isAbort(records, count)) undone.delete(producerId)
+    if (!isControl && !takenBack) visitRecords(records, count, first, readOffset(bytes, start + 27), from, visit)
+    start = end
   }
-  return { records, next }
+  return next
 }
 
-/** The message that lies in a record of this topic. */
-export function decodeRecord(
-  record: RecordsBatch['records'][number],
-  place: { owner: string; topic: string; partition: number; offset: number },
-): WireMessage {
-  let id: string | undefined
-  let type: string | undefined
-  let body: string | undefined
-  const headers: Record<string, string> = {}
-  for (const [nameBytes, valueBytes] of record.headers) {
-    const name = nameBytes?.toString() ?? ''
-    const value = valueBytes === null ? '' : valueBytes.toString()
-    if (name === ID && id === undefined) id = value
-    else if (name === TYPE && type === undefined) type = value
-    else if (name === BODY && body === undefined) body = value
-    else setOwn(headers, name, value)
+type Decompression = { decompressSync(bytes: Buffer): Buffer }
+
+/** Offsets and times are far below 2^53. */
+function readOffset(bytes: Buffer, at: number): number {
+  return bytes.readInt32BE(at) * 2 ** 32 + bytes.readUInt32BE(at + 4)
+}
+
+function recordsOf(bytes: Buffer, attributes: number): RecordBytes {
+  const compression = attributes & COMPRESSION
+  if (compression === 0) return new RecordBytes(bytes)
+  const algorithm = (compressionsAlgorithmsByBitmask as Record<number, Decompression | undefined>)[compression]
+  if (!algorithm) throw new Error(`a batch is compressed in a way (${compression}) that this client does not know`)
+  return new RecordBytes(algorithm.decompressSync(bytes))
+}
+
+function visitRecords(
+  records: RecordBytes,
+  count: number,
+  firstOffset: number,
+  firstAt: number,
+  from: number,
+  visit: RecordVisitor,
+): void {
+  for (let index = 0; index < count; index++) {
+    const length = records.varint()
+    const end = records.position + length
+    records.position += 1
+    const at = firstAt + records.varint()
+    const offset = firstOffset + records.varint()
+    if (offset >= from) visit(records, offset, at)
+    records.position = end
   }
-  const value = record.value ?? Buffer.alloc(0)
+}
+
+function isAbort(records: RecordBytes, count: number): boolean {
+  if (count === 0) return false
+  records.varint()
+  records.position += 1
+  records.varint()
+  records.varint()
+  return records.varint() >= 4 && records.bytes.readInt16BE(records.position + 2) === ABORT_MARKER
+}
+
+/** Reads what stands in a record, one field after another. No Buffer is made for a field: they cost more than the text. */
+export class RecordBytes {
+  readonly bytes: Buffer
+  position = 0
+
+  constructor(bytes: Buffer) {
+    this.bytes = bytes
+  }
+
+  varint(): number {
+    let value = 0
+    let scale = 1
+    for (let byte = 0x80; byte >= 0x80; scale *= 128) {
+      byte = this.bytes[this.position++]!
+      value += (byte & 0x7f) * scale
+    }
+    return value % 2 === 0 ? value / 2 : -(value + 1) / 2
+  }
+
+  /** Null: there is none. */
+  text(): string | null {
+    const length = this.varint()
+    if (length < 0) return null
+    const from = this.position
+    this.position += length
+    return length === 0 ? '' : this.bytes.toString('utf8', from, this.position)
+  }
+
+  /** The same text as `known`, which is then not made again; else a new one. */
+  textLike(known: string, knownBytes: Buffer): string | null {
+    const from = this.position
+    const { length } = knownBytes
+    if (this.varint() === length) {
+      let same = 0
+      while (same < length && this.bytes[this.position + same] === knownBytes[same]) same++
+      if (same === length) {
+        this.position += length
+        return known
+      }
+    }
+    this.position = from
+    return this.text()
+  }
+}
+
+/** The message that lies in a record of this owner's topic; see `RecordVisitor`. */
+export function decodeRecord(
+  record: RecordBytes,
+  place: { readonly owner: string; readonly topic: string; readonly partition: number },
+  offset: number,
+): WireMessage {
+  const key = record.text()
+  const valueLength = record.varint()
+  const valueFrom = record.position
+  record.position += Math.max(0, valueLength)
+  let id: string | null = null
+  let type: string | null = null
+  let body: string | null = null
+  const headers: Record<string, string> = {}
+  for (let left = record.varint(); left > 0; left--) {
+    const name = nameOf(record)
+    if (name === ID && id === null) id = record.text()
+    else if (name === TYPE && type === null) type = typeOf(record)
+    else if (name === BODY && body === null) body = record.textLike(TEXT, TEXT_BYTES)
+    else setOwn(headers, name, record.text() ?? '')
+  }
+  const valueTo = valueFrom + Math.max(0, valueLength)
   return {
-    id: id ?? `${place.topic}/${place.partition}/${place.offset}`,
+    id: id ?? `${place.topic}/${place.partition}/${offset}`,
     type: type ?? place.owner,
-    key: record.key === null ? null : record.key.toString(),
+    key,
     headers,
     // A copy, or one small message would keep the whole answer in memory.
-    body: body === 'text' ? value.toString() : new Uint8Array(value),
+    body:
+      body === TEXT
+        ? record.bytes.toString('utf8', valueFrom, valueTo)
+        : Uint8Array.prototype.slice.call(record.bytes, valueFrom, valueTo),
   }
+}
+
+/** Key and value of a record as text. */
+export function decodePlain(record: RecordBytes): { key: string | null; value: string | null } {
+  return { key: record.text(), value: record.text() }
+}
+
+const ID_BYTES = Buffer.from(ID)
+const TYPE_BYTES = Buffer.from(TYPE)
+const BODY_BYTES = Buffer.from(BODY)
+
+function nameOf(record: RecordBytes): string {
+  // Told apart by their lengths and read by one comparison each.
+  const from = record.position
+  const length = record.varint()
+  record.position = from
+  if (length === ID_BYTES.length) return record.textLike(ID, ID_BYTES) ?? ''
+  if (length !== TYPE_BYTES.length) return record.text() ?? ''
+  if (record.bytes[from + 1 + BODY.length - 1] === BODY_BYTES[BODY.length - 1])
+    return record.textLike(BODY, BODY_BYTES) ?? ''
+  return record.textLike(TYPE, TYPE_BYTES) ?? ''
+}
+
+/** One type comes many times in a row. */
+let lastType = { text: '', bytes: Buffer.alloc(0) }
+
+function typeOf(record: RecordBytes): string | null {
+  const type = record.textLike(lastType.text, lastType.bytes)
+  if (type !== null && type !== lastType.text) lastType = { text: type, bytes: Buffer.from(type) }
+  return type
 }
 
 function setOwn(headers: Record<string, string>, name: string, value: string): void {

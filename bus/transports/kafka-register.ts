@@ -11,7 +11,7 @@ import { BusError, UnavailableError } from '../errors.ts'
 import type { Binding } from '../transport.ts'
 import { api, type Cluster } from './kafka-cluster.ts'
 import type { Producer } from './kafka-producer.ts'
-import { readBatches } from './kafka-records.ts'
+import { decodePlain, readBatches } from './kafka-records.ts'
 
 /** For each topic, by its id, the offset of each partition. A topic that is not named begins at 0. */
 export type Offsets = Readonly<Record<string, readonly number[]>>
@@ -198,13 +198,14 @@ export class Register {
       await this.cluster.refresh([this.topic])
       throw this.cluster.failure(code, `topic '${this.topic}'`)
     }
-    const { records, next } = readBatches(part!.records ?? [], Number(wanted.fetchOffset), part!.abortedTransactions)
     let changed = false
-    for (const { offset, record } of records) {
-      if (offset < this.position || record.key === null) continue // the follower was here before
-      this.apply(offset, record.key.toString(), record.value?.toString() ?? null)
+    const from = Number(wanted.fetchOffset)
+    const next = readBatches(part!.records, from, part!.abortedTransactions, (record, offset) => {
+      const { key, value } = decodePlain(record)
+      if (offset < this.position || key === null) return // the follower was here before
+      this.apply(offset, key, value)
       changed = true
-    }
+    })
     this.position = Math.max(this.position, next)
     if (changed) for (const listener of this.listeners) listener()
     return Number(part!.lastStableOffset)

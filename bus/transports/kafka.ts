@@ -133,7 +133,7 @@ class KafkaTransport implements Transport {
     const owners = new Set(messages.map(({ type }) => ownerOf(type)))
     const send = () =>
       this.producer.publish(messages.map((message) => ({ topic: this.topicOf(ownerOf(message.type)), message })))
-    const missing = [...owners].filter((owner) => !this.ready.has(owner))
+    const missing = [...owners].filter((owner) => !this.isPrepared(owner))
     if (missing.length === 0 && this.preparing === 0) return send()
     // Who waits for a topic is not overtaken by who comes later.
     this.preparing += 1
@@ -278,13 +278,17 @@ class KafkaTransport implements Transport {
 
   /** The owner's topic is there, is fit for this bus, and every process knows of it. */
   private prepare(owner: string): Promise<void> {
-    if (this.ready.has(owner)) return Promise.resolve()
+    if (this.isPrepared(owner)) return Promise.resolve()
     let preparing = this.owners.get(owner)
     if (!preparing) {
       preparing = this.cluster.patiently(() => this.makeOwner(owner)).finally(() => this.owners.delete(owner))
       this.owners.set(owner, preparing)
     }
     return preparing
+  }
+
+  private isPrepared(owner: string): boolean {
+    return this.ready.has(owner) && this.cluster.layout(this.topicOf(owner)) !== undefined
   }
 
   private async makeOwner(owner: string): Promise<void> {

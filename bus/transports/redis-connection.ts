@@ -24,6 +24,8 @@ export type ConnectionOptions = {
   /** Runs on each new connection before anybody else may use it; what it throws counts as not connected. */
   prepare?: (connection: Connection) => Promise<void>
   lost?: (error: Error) => void
+  /** Only listens: its waiting keeps no process alive. */
+  background?: boolean
 }
 
 export type CommandOptions = { bytes?: boolean; timeoutMs?: number }
@@ -142,7 +144,7 @@ export class Connection {
 
   /** The process stays alive for an answer that somebody waits for, and for nothing else. */
   private hold(client: Client, change: 1 | -1): void {
-    if (client !== this.client) return
+    if (client !== this.client || this.options.background) return
     this.waiting += change
     if (this.waiting === 0) client.unref()
     else if (this.waiting === 1 && change === 1) client.ref()

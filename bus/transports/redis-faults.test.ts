@@ -480,6 +480,27 @@ check(
   },
 )
 
+check('B2 an ephemeral subscription that was forgotten while its process was cut off is made again', async (place) => {
+  const proxy = await place.proxy()
+  const maker = await place.open({}, proxy.through(place.server.url))
+  await maker.declare({ ...everything('passing'), ephemeral: true })
+  const inbox = await consume(maker, 'passing')
+  const other = await place.open()
+  await other.publish(series(0, 10))
+  await inbox.until(10)
+  proxy.silence()
+  const isThere = () =>
+    other.backlog('passing').then(
+      () => true,
+      () => false,
+    )
+  await settles(async () => !(await isThere()), 'it is still there')
+  proxy.restore()
+  await settles(isThere, 'it was not made again')
+  await other.publish(series(10, 10))
+  await inbox.untilIds((seen) => seen.has('id-19'))
+})
+
 check('one connection for each consumed subscription, and one more', async (place) => {
   const transport = await place.open()
   for (const name of ['one', 'two', 'three']) {

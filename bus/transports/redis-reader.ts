@@ -78,11 +78,12 @@ export class Reader {
   private readonly member = randomUUID()
   private record = ''
   private bindings: readonly Binding[] = []
+  private isEphemeral = false
   private matches: ReturnType<typeof matcher> = () => false
   private instance: string
   private readonly owned = new Map<number, OwnedShard>()
   /** Read and not handed over: the window is full. */
-  private readonly held: RedisDelivery[] = []
+  private held: RedisDelivery[] = []
   private readonly dirty = new Set<OwnedShard>()
   private readonly givingUp = new Set<number>()
   private inFlight = 0
@@ -123,7 +124,7 @@ export class Reader {
         await listener.open()
         if (this.controlId === '$') this.controlId = await this.lastControlId()
         if (this.generation !== listener.generation) this.balanceAt = 0 // something may have been missed
-        if (clock.now() >= this.balanceAt) await this.balance()
+        if (this.balanceIsDue()) await this.balance()
         this.handOver()
         if (this.room() > 0) await this.read()
         else await this.pause(this.balanceAt - clock.now())
@@ -134,6 +135,12 @@ export class Reader {
         await this.pause(RETRY_MS)
       }
     }
+  }
+
+  /** Also where the clock was set back: then it is not known when it was. */
+  private balanceIsDue(): boolean {
+    const inMs = this.balanceAt - this.options.clock.now()
+    return inMs <= 0 || inMs > this.options.leaseMs
   }
 
   private async lastControlId(): Promise<string> {
@@ -240,6 +247,7 @@ export class Reader {
     this.balanceAt = begunAt + leaseMs / 3
     for (const shard of released) this.givingUp.delete(shard)
     if (record === '') return this.forgotten(instance)
+    this.instance = instance
     this.rebind(record)
     await this.compare(rows)
   }
@@ -255,18 +263,12 @@ export class Reader {
 
   /** What was read and not handed over is the next owner's. */
   private unhold(shard: OwnedShard): void {
-    const mine = this.held.filter((delivery) => delivery.shard === shard)
-    if (mine.length === 0) return
-    const first = mine[0]!.entry
-    for (const { entry } of mine) entry.done = true
+    const first = this.held.find((delivery) => delivery.shard === shard)?.entry
+    if (!first) return
+    shard.unfinished.takeBack(first)
     shard.readTo = idBefore(first.id)
     shard.sequence = first.sequence - 1
-    this.keepHeld((delivery) => delivery.shard !== shard)
-  }
-
-  private keepHeld(isKept: (delivery: RedisDelivery) => boolean): void {
-    const kept = this.held.filter(isKept)
-    this.held.splice(0, this.held.length, ...kept)
+    this.held = this.held.filter((delivery) => delivery.shard !== shard)
   }
 
   private async compare(rows: readonly Row[]): Promise<void> {
@@ -306,10 +308,11 @@ export class Reader {
     this.balanceAt = 0
   }
 
-  /** Removed by somebody; or the server lost everything, and then it has another instance, or none. */
+  /** The server lost everything, and then it has another instance, or none; or somebody removed the subscription. */
   private async forgotten(instance: string): Promise<void> {
     for (const shard of [...this.owned.values()]) this.lose(shard)
     if (instance !== this.instance) await this.declareAgain('the server lost what it held')
+    else if (this.isEphemeral) await this.declareAgain('this process was away for longer than its lease')
   }
 
   private own(row: Row): void {
@@ -360,10 +363,7 @@ export class Reader {
   private lose(shard: OwnedShard): void {
     this.owned.delete(shard.lease.shard)
     this.dirty.delete(shard)
-    this.keepHeld((delivery) => {
-      if (delivery.shard === shard) delivery.entry.done = true
-      return delivery.shard !== shard
-    })
+    this.unhold(shard)
     this.inFlight -= shard.unfinished.count()
     this.options.consume.revoked?.(shard.lease)
   }
@@ -371,7 +371,9 @@ export class Reader {
   private rebind(record: string): void {
     if (record === this.record) return
     this.record = record
-    this.bindings = JSON.parse((JSON.parse(record) as { bindings: string }).bindings) as Binding[]
+    const { bindings, ephemeralOf } = JSON.parse(record) as { bindings: string; ephemeralOf: string }
+    this.isEphemeral = ephemeralOf !== ''
+    this.bindings = JSON.parse(bindings) as Binding[]
     this.matches = matcher(this.bindings)
   }
 

@@ -87,7 +87,8 @@ class RedisTransport implements Transport {
   private readonly process = randomUUID()
   private readonly commands: Connection
   private readonly readers = new Map<string, Reader>()
-  private readonly ephemeral = new Set<string>()
+  /** What this process declared, to be made again should the server lose it. */
+  private readonly declared = new Map<string, SubscriptionSpec>()
   private keys: RedisKeys
   private instance = ''
   private durable: boolean
@@ -179,23 +180,22 @@ class RedisTransport implements Transport {
         'transport_refused',
         `${connection.address}: the log has ${shards} shards now instead of ${streams.length}: start this process again`,
       )
+    const lost = this.instance !== '' && this.instance !== instance
     this.keys = keysOf(this.options.prefix, Number(shards))
     this.instance = instance
+    if (!lost) return
+    for (const { name, bindings } of this.declared.values())
+      await this.makeAgain(name, bindings, 'the server lost what it held')
   }
 
   async declare(spec: SubscriptionSpec): Promise<void> {
     matcher(spec.bindings) // refuses a bad pattern before anything is written
     this.live()
-    if (spec.ephemeral) this.ephemeral.add(spec.name)
-    await this.makeSubscription(spec.name, spec.bindings, spec.from, spec.ephemeral ?? false)
+    this.declared.set(spec.name, spec)
+    await this.makeSubscription(spec)
   }
 
-  private async makeSubscription(
-    name: string,
-    bindings: readonly Binding[],
-    from: SubscriptionSpec['from'],
-    ephemeral: boolean,
-  ): Promise<void> {
+  private async makeSubscription({ name, bindings, from, ephemeral }: SubscriptionSpec): Promise<void> {
     const { subscriptions, processes, members, control, streams } = this.keys
     await this.commands.run(
       declare,
@@ -204,16 +204,27 @@ class RedisTransport implements Transport {
     )
   }
 
-  /** The server lost a subscription, or all: it is made anew from the beginning of what there is. Answers the instance. */
+  /** A reader misses its subscription, or a part of it. Answers the instance. */
   private async declareAgain(name: string, bindings: readonly Binding[], what: string): Promise<string> {
-    const { log } = this.options
-    log.error(
-      { subscription: name, address: this.commands.address },
-      `${this.commands.address}: ${what}. '${name}' is made anew; messages that it had not handled may be lost`,
-    )
+    const before = this.instance
     await this.agree(this.commands, this.keys)
-    await this.makeSubscription(name, bindings, 'beginning', this.ephemeral.has(name))
+    if (this.instance === before || !this.declared.has(name)) await this.makeAgain(name, bindings, what)
     return this.instance
+  }
+
+  /** From the beginning of what there is: after a loss all of it is new. An ephemeral one promises no history. */
+  private async makeAgain(name: string, bindings: readonly Binding[], what: string): Promise<void> {
+    const { address } = this.commands
+    this.options.log.error(
+      { subscription: name, address },
+      `${address}: ${what}. '${name}' is made anew; messages that it had not handled may be lost`,
+    )
+    const ephemeral = this.isEphemeral(name)
+    await this.makeSubscription({ name, bindings, from: ephemeral ? 'now' : 'beginning', ephemeral })
+  }
+
+  private isEphemeral(name: string): boolean {
+    return this.declared.get(name)?.ephemeral ?? false
   }
 
   // --- publishing ---
@@ -312,7 +323,7 @@ class RedisTransport implements Transport {
       instance: this.instance,
       consume: options,
       commands: this.commands,
-      listener: new Connection({ url: this.url, clock, replyTimeoutMs }),
+      listener: new Connection({ url: this.url, clock, replyTimeoutMs, background: true }),
       keys: this.keys,
       clock,
       log,
@@ -355,7 +366,7 @@ class RedisTransport implements Transport {
     const reader = this.readers.get(name)
     this.readers.delete(name)
     await reader?.close()
-    this.ephemeral.delete(name)
+    this.declared.delete(name)
     await this.forget(name)
   }
 
@@ -380,7 +391,7 @@ class RedisTransport implements Transport {
       [subscriptions, processes, ...streams],
       [this.process, `${leaseMs}`, `${retentionMs}`],
     )) as string[]
-    for (const name of orphans) if (!this.ephemeral.has(name)) await this.forget(name)
+    for (const name of orphans) if (!this.isEphemeral(name)) await this.forget(name)
   }
 
   // --- the end ---
@@ -400,7 +411,8 @@ class RedisTransport implements Transport {
     await Promise.all([...this.readers.values()].map((reader) => reader.close()))
     this.readers.clear()
     if (this.opened) {
-      const goodbyes = [...this.ephemeral].map((name) => this.forget(name))
+      const passing = [...this.declared.keys()].filter((name) => this.isEphemeral(name))
+      const goodbyes = passing.map((name) => this.forget(name))
       goodbyes.push(this.commands.command(['ZREM', this.keys.processes, this.process]).then(() => {}))
       await Promise.allSettled(goodbyes) // unreachable: what is left ends with its lease
     }

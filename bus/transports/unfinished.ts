@@ -12,6 +12,12 @@ export class Unfinished<Kind extends Item> {
     this.items.push(item)
   }
 
+  /** Forgets this one and all that were added after it: they were not handed out after all. */
+  takeBack(first: Kind): void {
+    this.items = this.items.slice(0, this.items.indexOf(first))
+    this.finished = Math.min(this.finished, this.items.length)
+  }
+
   /** The first that is not finished, or undefined where none is. */
   lowest(): Kind | undefined {
     const { items } = this

@@ -1,6 +1,6 @@
 /** For operators: how the services are, and what to do with dead letters. Each act says who and why. */
 import { createRoute, z } from '@hono/zod-openapi'
-import { BusError, type BusStatus, type DeadLetter } from '@shopsphere/bus'
+import { BusError, type BusStatus, type DeadLetter, jsonCodec, readingAll } from '@shopsphere/bus'
 import { requireCaller, requireRole } from '@shopsphere/runtime/auth'
 import { type Api, createApi } from '@shopsphere/runtime/http'
 import type { Log } from '@shopsphere/runtime/log'
@@ -36,6 +36,9 @@ const serviceStatus = z
     subscriptions: z.array(subscriptionStatus),
     outbox: z.object({ waiting: count, oldestAgeMs: z.number() }),
     timers: count,
+    bridges: z.array(
+      z.object({ name: z.string(), endpoint: z.string(), ready: z.boolean(), reason: z.string().nullable() }),
+    ),
   })
   .openapi('ServiceStatus')
 
@@ -67,7 +70,7 @@ const deadLetterWhole = deadLetter
   .extend({
     detail: z.string(),
     headers: z.record(z.string(), z.string()),
-    message: z.unknown().openapi({ description: 'The message; where its bytes are no JSON, {base64}' }),
+    message: z.unknown().openapi({ description: 'The message; where its bytes are none: {text}, or else {base64}' }),
     acts: z.array(act),
   })
   .openapi('DeadLetterWhole')
@@ -404,7 +407,11 @@ export function createOperationsRoutes(options: {
   return api
 }
 
-const plain = ({ subscriptions, ...status }: BusStatus) => ({ ...status, subscriptions: [...subscriptions] })
+const plain = ({ subscriptions, bridges, ...status }: BusStatus) => ({
+  ...status,
+  subscriptions: [...subscriptions],
+  bridges: [...bridges],
+})
 
 /** What the bus refuses because of what the operator sent. */
 async function translated<T>(work: () => Promise<T>): Promise<T> {
@@ -424,10 +431,22 @@ function shown(service: string, letter: DeadLetter) {
   return { id, service, subscription, messageId, type, key, code, cause, attempts, failedAt, status }
 }
 
+/** What people can read of it: JSON as it is, another format's message decoded, text, or the bytes. */
 function readable(bytes: string | Uint8Array): unknown {
-  try {
-    return JSON.parse(typeof bytes === 'string' ? bytes : new TextDecoder('utf-8', { fatal: true }).decode(bytes))
-  } catch {
-    return { base64: Buffer.from(bytes).toString('base64') }
+  const attempts = [
+    () => JSON.parse(typeof bytes === 'string' ? bytes : utf8.decode(bytes)),
+    () => anyCodec.decode(bytes),
+    () => ({ text: typeof bytes === 'string' ? bytes : utf8.decode(bytes) }),
+  ]
+  for (const attempt of attempts) {
+    try {
+      return attempt()
+    } catch {
+      // the next one may
+    }
   }
+  return { base64: Buffer.from(bytes).toString('base64') }
 }
+
+const utf8 = new TextDecoder('utf-8', { fatal: true })
+const anyCodec = readingAll(jsonCodec)

@@ -67,5 +67,6 @@ async function find(name: ServerName): Promise<Needed> {
   }
 }
 
-const isRequired = (name: ServerName) =>
+/** Whether REQUIRE names it: then its suites may not be skipped. */
+export const isRequired = (name: ServerName) =>
   (process.env.REQUIRE ?? '').split(',').some((required) => required.trim() === name)

@@ -1,0 +1,67 @@
+import assert from 'node:assert/strict'
+import { test } from 'node:test'
+import type { Arrival } from '../endpoint.ts'
+import { silentLog } from '../log.ts'
+import { bridgeSuite } from '../testing/bridge-suite.ts'
+import { eventually } from '../testing/eventually.ts'
+import { needs } from '../testing/servers/needs.ts'
+import { startRedis } from '../testing/servers/redis.ts'
+import { strangers } from '../testing/strangers.ts'
+import { inWorld } from '../testing/world.ts'
+import { redisChannel } from './redis-channel.ts'
+
+const { url, skip } = await needs('redis')
+
+bridgeSuite('redis channel', {
+  url,
+  skip,
+  startServer: () => startRedis(),
+  endpoint: (at, channel) => redisChannel(at, { channel }),
+  stranger: strangers.redis.open,
+  keeps: false,
+})
+
+test(
+  'redis channel: the window holds, what comes beyond it waits in a bounded buffer, and what is lost is counted',
+  { skip },
+  () =>
+    inWorld(async (world) => {
+      const lost: unknown[] = []
+      const log = { ...silentLog, error: (about: unknown) => void lost.push((about as { count: number }).count) }
+      const endpoint = redisChannel(url, { channel: world.name })
+      world.defer(() => endpoint.close())
+      const inHand: Arrival[] = []
+      await endpoint.open({ log })
+      await endpoint.receive({ name: 'x', windowMax: 2, receive: (arrivals) => void inHand.push(...arrivals) })
+      const they = await strangers.redis.open(url, world.name)
+      world.defer(() => they[Symbol.asyncDispose]())
+      const notes = 10_050
+      for (let start = 0; start < notes; start += 50)
+        await Promise.all(Array.from({ length: 50 }, (_, index) => they.say(`${start + index}`)))
+      await eventually(() => (lost as number[]).reduce((sum, count) => sum + count, 0) === notes - 10_000 - 2, {
+        message: '48 are counted as lost',
+      })
+      assert.equal(inHand.length, 2)
+      assert.equal(await endpoint.waiting(), 10_000)
+      endpoint.settle(inHand[0]!, 'taken')
+      assert.deepEqual(
+        inHand.map(({ body }) => String(body)),
+        ['0', '1', '2'],
+      )
+    }),
+)
+
+test('redis channel: a wrong password is refused and is not in the message', { skip }, () =>
+  inWorld(async (world) => {
+    const wrong = new URL(url)
+    wrong.username = 'nobody'
+    wrong.password = 'not-the-password'
+    const endpoint = redisChannel(String(wrong), { channel: world.name })
+    world.defer(() => endpoint.close())
+    const error = await endpoint
+      .open({ log: silentLog })
+      .catch((refused: unknown) => refused as Error & { code: string })
+    assert.equal(error!.code, 'transport_refused')
+    assert.doesNotMatch(error!.message, /not-the-password/)
+  }),
+)

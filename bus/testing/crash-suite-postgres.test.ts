@@ -1,0 +1,16 @@
+import { test } from 'node:test'
+import { crashSuite } from './crash-suite.ts'
+import { dropCrashSchemas } from './postgres-crash-world.ts'
+import type { SuiteTest } from './suite-test.ts'
+
+/** What the processes of a case made is dropped after it, whatever became of it. */
+const cleaning: SuiteTest = (name, options, run) =>
+  test(name, options, async (context) => {
+    try {
+      await run(context)
+    } finally {
+      await dropCrashSchemas()
+    }
+  })
+
+crashSuite('sqlite × postgres', { module: new URL('./postgres-crash-world.ts', import.meta.url) }, { test: cleaning })
