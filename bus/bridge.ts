@@ -52,8 +52,8 @@ export type Outgoing = {
   readonly key?: string | null
 }
 
-/** There is one part, and nobody to be fenced off: the foreign broker deals out its notes one by one. */
-const LEASE: Lease = { shard: 0, epoch: 0 }
+/** What the broker takes back when a connection is lost is dropped with its lease, since it comes again (G1). */
+const CONNECTIONS_MAX = 1_024
 
 /** The endpoint as the broker of one subscription, and how its notes become messages. */
 export function bridgeSource<Data>(given: {
@@ -65,6 +65,8 @@ export function bridgeSource<Data>(given: {
   limits: Limits
 }): Required<Pick<ConsumerOptions, 'transport' | 'decodeForeign'>> {
   const { name, endpoint, receive, newId, clock, limits } = given
+  // Nobody is fenced off, so the epoch never grows: the foreign broker deals out its notes one by one, to whoever is there.
+  let lease: Lease = { shard: 0, epoch: 0 }
   const arrivals = new WeakMap<Delivery, { arrival: Arrival; understood: boolean }>()
 
   function toDelivery(arrival: Arrival): Delivery {
@@ -72,7 +74,7 @@ export function bridgeSource<Data>(given: {
     const { headers, body } = arrival
     const key = reading?.key === undefined ? arrival.key : reading.key
     const message: WireMessage = { id: reading?.id ?? arrival.id ?? newId(), type: name, key, headers, body }
-    const delivery = { message, lease: LEASE, redelivered: arrival.redelivered }
+    const delivery = { message, lease, redelivered: arrival.redelivered }
     arrivals.set(delivery, { arrival, understood: reading !== null })
     return delivery
   }
@@ -81,8 +83,16 @@ export function bridgeSource<Data>(given: {
     transport: {
       name: endpoint.name,
       declare: async () => {}, // the endpoint did when it was opened
-      async consume(_, { windowMax, receive: take }) {
-        await endpoint.receive({ name, windowMax, receive: (arrived) => take(arrived.map(toDelivery)) })
+      async consume(_, { windowMax, receive: take, revoked }) {
+        await endpoint.receive({
+          name,
+          windowMax,
+          receive: (arrived) => take(arrived.map(toDelivery)),
+          lost() {
+            revoked?.(lease)
+            lease = { shard: (lease.shard + 1) % CONNECTIONS_MAX, epoch: 0 }
+          },
+        })
         return {
           ack(deliveries) {
             for (const delivery of deliveries) {
@@ -96,15 +106,17 @@ export function bridgeSource<Data>(given: {
       backlog: async () => ({ waiting: await endpoint.waiting(), oldestAt: null }),
     },
     decodeForeign({ id, key, headers, body }) {
-      const bytes = typeof body === 'string' ? Buffer.from(body) : body
+      const bytes = asBuffer(body)
       if (bytes.length > limits.messageBytesMax) {
         const why = `${bytes.length} bytes came from ${endpoint.name}; messageBytesMax is ${limits.messageBytesMax}`
         throw new PermanentError(why, { code: 'message_too_large' })
       }
       const reading = receive.read({ body: bytes, headers, id, key })
       if (reading === null) {
-        const why = `'${name}' does not understand what came from ${endpoint.name}: ${beginningOf(bytes)}`
-        throw new PermanentError(why, { code: 'undecodable' })
+        // Without its text: what is not understood for one reason is one group of dead letters.
+        throw new PermanentError(`'${name}' does not understand what came from ${endpoint.name}`, {
+          code: 'undecodable',
+        })
       }
       const { traceparent = null } = headers
       const origin = { source: endpoint.name, time: clock.now(), correlationId: id, causationId: null, traceparent }
@@ -120,11 +132,13 @@ export function sendOver(endpoint: Endpoint, write: NonNullable<Bridge['send']>[
       const outgoing = write(message)
       if (outgoing === null) return
       const { body, headers = {}, key = message.key } = outgoing
-      await endpoint.send({ body: typeof body === 'string' ? Buffer.from(body) : body, headers, key, id: message.id })
+      await endpoint.send({ body: asBuffer(body), headers, key, id: message.id })
     },
     handle: () => {},
   }
 }
+
+const asBuffer = (body: string | Uint8Array) => Buffer.from(body as Uint8Array)
 
 /** A reading that throws is found again, with its reason, when the note is decoded. */
 function readSafely<Data>(read: (note: Note) => Reading<Data> | null, note: Note): Reading<Data> | null {
@@ -133,11 +147,4 @@ function readSafely<Data>(read: (note: Note) => Reading<Data> | null, note: Note
   } catch {
     return null
   }
-}
-
-const SHOWN_MAX = 60
-
-function beginningOf(bytes: Uint8Array): string {
-  const text = new TextDecoder().decode(bytes.subarray(0, SHOWN_MAX * 4))
-  return JSON.stringify(text.length > SHOWN_MAX ? `${text.slice(0, SHOWN_MAX)}…` : text)
 }

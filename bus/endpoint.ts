@@ -8,7 +8,7 @@ import type { TransportState } from './transport.ts'
 /** What programs say to each other there. */
 export type Note = {
   /** The bytes as they came, or as they are to go. */
-  readonly body: Uint8Array
+  readonly body: Buffer
   readonly headers: Readonly<Record<string, string>>
   /** Its author's own id for it, by which a repeat is known; null: it has none. */
   readonly id: string | null
@@ -29,6 +29,8 @@ export type ReceiveOptions = {
   readonly windowMax: number
   /** Must return at once. */
   readonly receive: (arrivals: Arrival[]) => void
+  /** What was handed over and is not settled comes again: it must not be begun any more. */
+  readonly lost: () => void
 }
 
 export type Endpoint = {

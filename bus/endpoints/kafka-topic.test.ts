@@ -36,7 +36,12 @@ test(
         const inHand: Arrival[] = []
         const endpoint = kafkaTopic(brokersOf(url), { topic, group: topic })
         await endpoint.open({ log: silentLog })
-        await endpoint.receive({ name: 'x', windowMax, receive: (arrivals) => void inHand.push(...arrivals) })
+        await endpoint.receive({
+          name: 'x',
+          windowMax,
+          receive: (arrivals) => void inHand.push(...arrivals),
+          lost: () => {},
+        })
         return { endpoint, inHand }
       }
       const first = await take(3)

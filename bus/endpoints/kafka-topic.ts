@@ -130,7 +130,7 @@ export function kafkaTopic(brokers: readonly string[], options: KafkaTopicOption
     name,
     open: ({ log }) => kept.open(log),
     state: kept.state,
-    receive: (options) => kept.withEach((connection) => consume(connection, options)),
+    receive: (options) => kept.withEach((connection) => consume(connection, options), options.lost),
     settle(arrival) {
       const { window, record } = windows.get(arrival)!
       window.settle(record) // there is nothing to refuse with: a topic keeps what it has
@@ -149,7 +149,7 @@ export function kafkaTopic(brokers: readonly string[], options: KafkaTopicOption
 function toArrival({ topic, partition, offset, timestamp, key, value, headers }: KafkaRecord): Arrival {
   const texts = [...headers].map(([name, text]) => [String(name), String(text)])
   return {
-    body: value ?? new Uint8Array(),
+    body: value ?? Buffer.alloc(0),
     headers: Object.fromEntries(texts),
     id: `${topic}/${partition}/${offset}/${timestamp}`,
     key: key ? String(key) : null,
@@ -161,7 +161,7 @@ function toRecord(topic: string, { body, headers, id, key }: Note) {
   const all = Object.entries({ ...headers, ...(id === null ? {} : { id }) })
   return {
     topic,
-    value: Buffer.from(body),
+    value: body,
     headers: new Map(all.map(([name, text]) => [Buffer.from(name), Buffer.from(text)])),
     ...(key === null ? {} : { key: Buffer.from(key) }),
   }

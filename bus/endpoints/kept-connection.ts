@@ -18,8 +18,8 @@ export type KeptConnection<Connection> = {
   state(): TransportState
   /** Throws UnavailableError `transport_unavailable` while there is none. */
   current(): Connection
-  /** Runs `setUp` on the connection that there is, and on each one after it. */
-  withEach(setUp: (connection: Connection) => Promise<void>): Promise<void>
+  /** Runs `setUp` on the connection that there is, and on each one after it; `lost` when one of them is. */
+  withEach(setUp: (connection: Connection) => Promise<void>, lost?: () => void): Promise<void>
   close(): Promise<void>
 }
 
@@ -31,6 +31,7 @@ export function keepConnection<Connection>(options: {
 }): KeptConnection<Connection> {
   const { name, connect, disconnect } = options
   const setUps: ((connection: Connection) => Promise<void>)[] = []
+  const losses: (() => void)[] = []
   let current: Connection | undefined
   let reason: string | null = `${name} was not opened yet`
   let opening: Promise<void> | undefined
@@ -60,6 +61,7 @@ export function keepConnection<Connection>(options: {
   async function drop(connection: Connection, why: unknown): Promise<void> {
     if (current !== connection) return
     current = undefined
+    for (const lost of losses) lost()
     again(why)
     await disconnect(connection).catch(() => {})
   }
@@ -92,8 +94,9 @@ export function keepConnection<Connection>(options: {
       if (current !== undefined) return current
       throw new UnavailableError('transport_unavailable', reason ?? `${name} is away`)
     },
-    async withEach(setUp) {
+    async withEach(setUp, lost) {
       setUps.push(setUp)
+      if (lost) losses.push(lost)
       const connection = current
       if (connection === undefined) return
       await setUp(connection).catch((error) => drop(connection, error))

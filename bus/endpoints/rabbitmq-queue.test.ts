@@ -8,6 +8,7 @@ import { sqliteStore } from '../stores/sqlite.ts'
 import { bridgeSuite } from '../testing/bridge-suite.ts'
 import { eventually } from '../testing/eventually.ts'
 import { needs } from '../testing/servers/needs.ts'
+import { startProxy } from '../testing/servers/proxy.ts'
 import { startRabbitmq } from '../testing/servers/rabbitmq.ts'
 import { strangers } from '../testing/strangers.ts'
 import { inWorld, type World } from '../testing/world.ts'
@@ -45,7 +46,7 @@ function rabbitmqTest(title: string, run: (world: World, channel: Channel) => Pr
 }
 
 /** A bus whose bridge takes whole numbers; each is held until it is let go. */
-async function openNumbers(world: World, endpoint: Endpoint, prefetch: number) {
+async function openNumbers(world: World, endpoint: Endpoint, prefetch: number, concurrency = prefetch) {
   const held: { number: number; go: () => void }[] = []
   const done: number[] = []
   const store = sqliteStore(':memory:')
@@ -55,6 +56,7 @@ async function openNumbers(world: World, endpoint: Endpoint, prefetch: number) {
     endpoint,
     receive: {
       prefetch,
+      concurrency,
       read: ({ body }) => (/^\d+$/.test(String(body)) ? { data: Number(String(body)) } : null),
       handle: {
         outside: (number) => new Promise<void>((go) => held.push({ number, go })),
@@ -179,3 +181,54 @@ rabbitmqTest('Q2 a queue that is deleted under us is declared again, and both wa
   await eventually(() => held.length === 1)
   assert.equal(held[0]!.number, 8)
 })
+
+rabbitmqTest(
+  'G1 what is in hand when the connection is lost and was not begun is handled once, by the next',
+  async (world, channel) => {
+    const queue = world.name
+    const proxy = await startProxy({ target: Number(new URL(url).port) })
+    world.defer(() => proxy[Symbol.asyncDispose]())
+    const { bus, held, done } = await openNumbers(world, rabbitmqQueue(proxy.through(url), { queue }), 100, 1)
+    world.defer(() => channel.deleteQueue(queue))
+    for (let number = 0; number < 20; number++) channel.sendToQueue(queue, Buffer.from(`${number}`))
+    await eventually(async () => (await bus.status()).subscriptions[0]!.inFlight === 20, { message: 'all are in hand' })
+    assert.equal(held.length, 1, 'one is begun')
+    proxy.cut()
+    await eventually(() => !bus.bridges()[0]!.ready, { message: 'the loss is noticed' })
+    proxy.restore()
+    await eventually(
+      () => {
+        for (const { go } of held) go()
+        return done.length >= 21
+      },
+      { timeoutMs: 20_000, message: 'all are done' },
+    )
+    await eventually(async () => (await channel.checkQueue(queue)).messageCount === 0)
+    // They have no ids, so the one that was begun is done twice (G2), and no other.
+    assert.deepEqual(
+      done.toSorted((one, other) => one - other),
+      [0, ...Array(20).keys()],
+    )
+  },
+)
+
+rabbitmqTest(
+  'Q2 a connection that falls silent is noticed by its heartbeat, and what we say then is said on the next',
+  async (world, channel) => {
+    const queue = world.name
+    const proxy = await startProxy({ target: Number(new URL(url).port) })
+    world.defer(() => proxy[Symbol.asyncDispose]())
+    const endpoint = rabbitmqQueue(`${proxy.through(url)}?heartbeat=1`, { queue })
+    world.defer(() => channel.deleteQueue(queue))
+    world.defer(() => endpoint.close())
+    await endpoint.open({ log: silentLog })
+    proxy.silence()
+    const note = { body: Buffer.from('9'), headers: {}, id: 'x', key: null }
+    await assert.rejects(endpoint.send(note), { code: 'transport_unavailable', message: /is sent again/ })
+    await eventually(() => !endpoint.state().ready, { message: 'the silence is noticed' })
+    proxy.restore()
+    await eventually(() => endpoint.state().ready, { timeoutMs: 20_000, message: 'it is there again' })
+    await endpoint.send(note)
+    await eventually(async () => (await channel.checkQueue(queue)).messageCount === 1, { message: 'it arrived' })
+  },
+)

@@ -34,7 +34,7 @@ export function rabbitmqQueue(url: string, options: RabbitmqQueueOptions): Endpo
   const deliveries = new WeakMap<Arrival, { channel: Channel; message: ConsumeMessage }>()
   const kept = keepConnection<Connection>({
     name,
-    connect: (lost) => within(CONNECT_TIMEOUT_MS, 'connecting', connect(lost)),
+    connect,
     disconnect: ({ model }) => within(CONNECT_TIMEOUT_MS, 'closing', model.close()),
   })
 
@@ -43,20 +43,24 @@ export function rabbitmqQueue(url: string, options: RabbitmqQueueOptions): Endpo
     try {
       model = await dial(withHeartbeat(url), { timeout: CONNECT_TIMEOUT_MS })
       watch(model, lost)
-      const inbound = watch(await model.createChannel(), lost)
-      const outbound = watch(await model.createConfirmChannel(), lost)
-      if (declare) await inbound.assertQueue(queue, { durable, arguments: queueArguments })
-      else await inbound.checkQueue(queue)
-      const returned = new Set<string>()
-      outbound.on('return', ({ properties }) => {
-        returned.add(properties.messageId)
-        lost(new Error(`queue ${queue} is gone`)) // the next connection declares it anew
-      })
-      return { model, inbound, outbound, returned }
+      return await within(CONNECT_TIMEOUT_MS, 'opening the queue', openChannels(model, lost))
     } catch (error) {
       await model?.close().catch(() => {})
       throw refusal(error) ?? error
     }
+  }
+
+  async function openChannels(model: ChannelModel, lost: (why: unknown) => void): Promise<Connection> {
+    const inbound = watch(await model.createChannel(), lost)
+    const outbound = watch(await model.createConfirmChannel(), lost)
+    if (declare) await inbound.assertQueue(queue, { durable, arguments: queueArguments })
+    else await inbound.checkQueue(queue)
+    const returned = new Set<string>()
+    outbound.on('return', ({ properties }) => {
+      returned.add(properties.messageId)
+      lost(new Error(`queue ${queue} is gone`)) // the next connection declares it anew
+    })
+    return { model, inbound, outbound, returned }
   }
 
   /** What waiting cannot mend, as an error that says what to change; undefined: anything else. */
@@ -88,14 +92,14 @@ export function rabbitmqQueue(url: string, options: RabbitmqQueueOptions): Endpo
     name,
     open: ({ log }) => kept.open(log),
     state: kept.state,
-    receive: ({ windowMax, receive }: ReceiveOptions) =>
+    receive: ({ windowMax, receive, lost }: ReceiveOptions) =>
       kept.withEach(async ({ inbound }) => {
         await inbound.prefetch(Math.min(windowMax, 0xffff))
         await inbound.consume(queue, (message) => {
           if (message) receive([toArrival(inbound, message)])
           else inbound.emit('error', new Error(`queue ${queue} was deleted`)) // cancelled by the server
         })
-      }),
+      }, lost),
     settle(arrival, outcome) {
       const { channel, message } = deliveries.get(arrival)!
       try {
@@ -111,7 +115,7 @@ export function rabbitmqQueue(url: string, options: RabbitmqQueueOptions): Endpo
       const { 'content-type': contentType, ...others } = headers
       const properties = { messageId, headers: others, contentType, mandatory: true, persistent: true }
       const confirmed = new Promise<void>((resolve, reject) => {
-        outbound.sendToQueue(queue, Buffer.from(body), properties, (error) => (error ? reject(error) : resolve()))
+        outbound.sendToQueue(queue, body, properties, (error) => (error ? reject(error) : resolve()))
       })
       try {
         await within(CONFIRM_TIMEOUT_MS, 'confirming', confirmed)

@@ -5,6 +5,7 @@ import { silentLog } from '../log.ts'
 import { bridgeSuite } from '../testing/bridge-suite.ts'
 import { eventually } from '../testing/eventually.ts'
 import { needs } from '../testing/servers/needs.ts'
+import { startProxy } from '../testing/servers/proxy.ts'
 import { startRedis } from '../testing/servers/redis.ts'
 import { strangers } from '../testing/strangers.ts'
 import { inWorld } from '../testing/world.ts'
@@ -32,7 +33,12 @@ test(
       world.defer(() => endpoint.close())
       const inHand: Arrival[] = []
       await endpoint.open({ log })
-      await endpoint.receive({ name: 'x', windowMax: 2, receive: (arrivals) => void inHand.push(...arrivals) })
+      await endpoint.receive({
+        name: 'x',
+        windowMax: 2,
+        receive: (arrivals) => void inHand.push(...arrivals),
+        lost: () => {},
+      })
       const they = await strangers.redis.open(url, world.name)
       world.defer(() => they[Symbol.asyncDispose]())
       const notes = 10_050
@@ -63,5 +69,26 @@ test('redis channel: a wrong password is refused and is not in the message', { s
       .catch((refused: unknown) => refused as Error & { code: string })
     assert.equal(error!.code, 'transport_refused')
     assert.doesNotMatch(error!.message, /not-the-password/)
+  }),
+)
+
+test('redis channel: Q2 a connection that falls silent is noticed, and made again', { skip, timeout: 60_000 }, () =>
+  inWorld(async (world) => {
+    const proxy = await startProxy({ target: Number(new URL(url).port) })
+    world.defer(() => proxy[Symbol.asyncDispose]())
+    const endpoint = redisChannel(proxy.through(url), { channel: world.name })
+    world.defer(() => endpoint.close())
+    const heard: string[] = []
+    const receive = (arrivals: Arrival[]) => void heard.push(...arrivals.map(({ body }) => body.toString()))
+    await endpoint.open({ log: silentLog })
+    await endpoint.receive({ name: 'x', windowMax: 10, receive, lost: () => {} })
+    proxy.silence()
+    await eventually(() => !endpoint.state().ready, { timeoutMs: 30_000, message: 'the silence is noticed' })
+    proxy.restore()
+    await eventually(() => endpoint.state().ready, { timeoutMs: 20_000, message: 'it is there again' })
+    const they = await strangers.redis.open(url, world.name)
+    world.defer(() => they[Symbol.asyncDispose]())
+    await they.say('after')
+    await eventually(() => heard.includes('after'), { message: 'it is heard' })
   }),
 )

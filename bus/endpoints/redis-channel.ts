@@ -14,8 +14,9 @@ type Connection = { publisher: RedisClientType; subscriber: RedisClientType }
 
 const CONNECT_TIMEOUT_MS = 10_000
 const SEND_TIMEOUT_MS = 10_000
-/** A half-open connection is noticed by a question without an answer. */
-const PING_MS = 10_000
+/** A half-open connection is noticed by questions without an answer. */
+const PING_MS = 4_000
+const SILENCE_MAX_MS = 10_000
 /** What came and waits until the bus has room: a channel cannot be told to wait. */
 const BUFFER_NOTES_MAX = 10_000
 const BUFFER_BYTES_MAX = 16 * 2 ** 20
@@ -64,7 +65,7 @@ export function redisChannel(url: string, { channel }: RedisChannelOptions): End
     async send({ body }) {
       const { publisher } = kept.current()
       try {
-        await within(SEND_TIMEOUT_MS, 'publishing', publisher.publish(channel, Buffer.from(body)))
+        await within(SEND_TIMEOUT_MS, 'publishing', publisher.publish(channel, body))
       } catch (error) {
         throw notSent(name, error)
       }
@@ -124,7 +125,11 @@ function boundedHand(given: {
 }
 
 function newClient(url: string, lost: (why: unknown) => void): RedisClientType {
-  const socket = { reconnectStrategy: false as const, connectTimeout: CONNECT_TIMEOUT_MS }
+  const socket = {
+    reconnectStrategy: false as const,
+    connectTimeout: CONNECT_TIMEOUT_MS,
+    socketTimeout: SILENCE_MAX_MS,
+  }
   const client: RedisClientType = createClient({ url, socket, pingInterval: PING_MS, disableOfflineQueue: true })
   client.on('error', lost)
   client.on('end', () => lost(new Error('the connection was closed')))

@@ -112,13 +112,12 @@ export function bridgeSuite(name: string, options: BridgeSuiteOptions): void {
     'G1 a handler that fails is tried again, and given up as a dead letter that can be redriven',
     async (world) => {
       let broken = true
-      let tries = 0
       const { bus, heard } = await openBridge(world, endpoint(url, world.name), {
         receive: {
           attemptsMax: 2,
           backoff: { firstMs: 1, jitter: false },
-          handle(line, { publish }) {
-            if (line.text === 'bad' && broken) throw new Error(`try ${++tries}`)
+          handle(line, { publish, attempt }) {
+            if (line.text === 'bad' && broken) throw new Error(`try ${attempt}`)
             publish(lineHeard, line)
           },
         },
@@ -128,7 +127,7 @@ export function bridgeSuite(name: string, options: BridgeSuiteOptions): void {
       await they.say('line: good')
       const letter = await soon(async () => (await bus.deadLetters.list())[0], 'it is given up')
       await soon(() => heard.includes('good'), 'the other one is heard')
-      assert.deepEqual([letter.subscription, letter.cause, letter.attempts, tries], ['lines', 'try 2', 2, 2])
+      assert.deepEqual([letter.subscription, letter.cause, letter.attempts], ['lines', 'try 2', 2])
       broken = false
       assert.deepEqual(await bus.deadLetters.rehearse(letter.id), {
         outcome: 'would_succeed',
@@ -155,7 +154,7 @@ export function bridgeSuite(name: string, options: BridgeSuiteOptions): void {
     const bodies = letters.map(({ body }) => Buffer.from(body as Uint8Array).toString('hex')).sort()
     assert.deepEqual(bodies, [Buffer.from('nonsense'), Buffer.from(bytes)].map((one) => one.toString('hex')).sort())
     const text = letters.find(({ body }) => Buffer.from(body as Uint8Array).toString() === 'nonsense')!
-    assert.match(text.cause, /'lines' does not understand what came from .*: "nonsense"/)
+    assert.match(text.cause, /'lines' does not understand what came from /)
     await assert.rejects(bus.deadLetters.edit(text.id, 'still nonsense', { by: 'Ada', why: 'a try' }), {
       code: 'invalid_payload',
     })
