@@ -401,6 +401,8 @@ export function createBus(options: BusOptions) {
       starting ??= startAll()
       return starting
     },
+    /** Names of its subscriptions. */
+    subscriptions: (): string[] => [...consumers.keys()],
     isIdle,
     /** Resolves once `isIdle`; for tests and commands that end. */
     async idle(): Promise<void> {

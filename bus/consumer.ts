@@ -352,7 +352,7 @@ export class Consumer {
   }
 
   private pump(): void {
-    const { settings, limits, store } = this.options
+    const { settings, limits } = this.options
     const concurrency = settings.concurrency ?? limits.concurrency
     while (!this.stopping && !this.holding && this.outsideRunning < concurrency) {
       const work = this.takeFirst(this.readyOutside)
@@ -360,9 +360,9 @@ export class Consumer {
       this.outsideRunning += 1
       void this.bring(work)
     }
-    // An embedded database writes one transaction at a time: what waits meanwhile makes the next batch larger.
-    const batchesMax = store.dialect === 'sqlite' ? 1 : concurrency
-    while (this.running < batchesMax) {
+    // One batch at a time: what waits meanwhile makes the next one larger, and two large transactions of one service would
+    // wait for each other's rows in turn, until the database undoes one of them.
+    while (this.running < 1) {
       const batch = this.nextBatch()
       if (batch.length === 0) break
       this.running += 1

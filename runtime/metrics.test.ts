@@ -77,3 +77,16 @@ test('a bus that cannot say how it is does not hide the others', async () => {
   assert(body.includes('bus_status_failures_total 1\n'))
   assert(body.includes('bus_outbox_messages{service="payment"} 4\n'))
 })
+
+test('what waits for a service that does not run here is shown without a service', async () => {
+  const notification = { name: 'notification', waiting: 40_000, oldestAgeMs: 2_500 }
+  const { body } = await createMetrics(
+    () => [() => payment],
+    async () => [notification],
+  ).render()
+  const label = '{service="",subscription="notification"}'
+  assert(body.includes(`bus_backlog_messages${label} 40000\n`))
+  assert(body.includes(`bus_backlog_oldest_age_seconds${label} 2.5\n`))
+  assert.equal(body.includes(`bus_in_flight_messages${label}`), false, 'only its own process knows')
+  assert(body.includes('bus_backlog_messages{service="payment",subscription="payment"} 7\n'))
+})

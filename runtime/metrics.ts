@@ -16,8 +16,17 @@ export type Metrics = {
   render(): Promise<{ contentType: string; body: string }>
 }
 
-/** @param busStatuses asked each time the metrics are read; one that fails is counted, and the others are shown */
-export function createMetrics(busStatuses: () => readonly (() => BusStatus | Promise<BusStatus>)[]): Metrics {
+/** What waits on the broker for a subscription of a service that does not run in this process. */
+export type Unattended = { readonly name: string; readonly waiting: number; readonly oldestAgeMs: number }
+
+/**
+ * @param busStatuses asked each time the metrics are read; one that fails is counted, and the others are shown
+ * @param unattended asked each time too; shown without the label `service`
+ */
+export function createMetrics(
+  busStatuses: () => readonly (() => BusStatus | Promise<BusStatus>)[],
+  unattended: () => Promise<readonly Unattended[]> = async () => [],
+): Metrics {
   const registry = new Registry()
   collectDefaultMetrics({ register: registry, eventLoopMonitoringPrecision: EVENT_LOOP_SAMPLING_MS })
   const duration = new Histogram({
@@ -43,9 +52,13 @@ export function createMetrics(busStatuses: () => readonly (() => BusStatus | Pro
       duration.observe({ method: c.req.method, route, status: c.res.status }, (performance.now() - startedAt) / 1000)
     },
     async render() {
-      const statuses = await Promise.allSettled(busStatuses().map(async (status) => status()))
+      const [statuses, others] = await Promise.all([
+        Promise.allSettled(busStatuses().map(async (status) => status())),
+        unattended(),
+      ])
       failures.inc(statuses.filter(({ status }) => status === 'rejected').length)
-      record(statuses.flatMap((result) => (result.status === 'fulfilled' ? [result.value] : [])))
+      const answered = statuses.flatMap((result) => (result.status === 'fulfilled' ? [result.value] : []))
+      record(answered, others)
       return { contentType: registry.contentType, body: await registry.metrics() }
     },
   }
@@ -54,7 +67,7 @@ export function createMetrics(busStatuses: () => readonly (() => BusStatus | Pro
 /** Where no route matched, the last that did is the middleware on every path. */
 const routeOrNone = (route: string) => (route.includes('*') ? 'none' : route)
 
-function busMetrics(registry: Registry): (statuses: readonly BusStatus[]) => void {
+function busMetrics(registry: Registry): (statuses: readonly BusStatus[], others: readonly Unattended[]) => void {
   const gauge = (name: string, help: string, labelNames: string[]) =>
     new Gauge({ name, help, labelNames, registers: [registry] })
   const labels = ['service', 'subscription']
@@ -79,8 +92,14 @@ function busMetrics(registry: Registry): (statuses: readonly BusStatus[]) => voi
   )
   const all = [waiting, age, inFlight, deferred, deadLetters, outbox, outboxAge, timers, ready, handled, failed, bridge]
 
-  return (statuses) => {
+  return (statuses, others) => {
     for (const each of all) each.reset()
+    for (const { name, ...other } of others) {
+      // Prometheus takes an empty label for one that is not there.
+      const label = { service: '', subscription: name }
+      waiting.set(label, other.waiting)
+      age.set(label, other.oldestAgeMs / 1000)
+    }
     for (const { service, subscriptions, outbox: box, ...status } of statuses) {
       ready.set({ service }, status.ready ? 1 : 0)
       timers.set({ service }, status.timers)

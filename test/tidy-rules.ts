@@ -90,8 +90,9 @@ const below: Readonly<Record<string, readonly string[]>> = {
   auditor: ['services/*', 'services', 'contracts', 'runtime', 'bus'],
   main: ['auditor', 'services/*', 'services', 'contracts', 'runtime', 'bus'],
   replay: ['main', 'auditor', 'services/*', 'services', 'contracts', 'runtime', 'bus'],
+  outage: ['replay', 'main', 'auditor', 'services/*', 'services', 'contracts', 'runtime', 'bus'],
   bench: ['main', 'auditor', 'services/*', 'services', 'contracts', 'runtime', 'bus'],
-  test: ['replay', 'bench', 'main', 'auditor', 'services/*', 'services', 'contracts', 'runtime', 'bus'],
+  test: ['outage', 'replay', 'bench', 'main', 'auditor', 'services/*', 'services', 'contracts', 'runtime', 'bus'],
 }
 const packages = ['bus', 'contracts', 'runtime']
 
@@ -104,7 +105,7 @@ function partOf(path: string): string {
 
 const kindOf = (part: string) => (part.startsWith('services/') ? 'services/*' : part)
 
-/** Imports point down only: main, test, bench, replay → auditor → services, never each other → contracts, runtime → bus. */
+/** Imports point down only: main, test, bench, outage, replay → auditor → services, never each other → contracts, runtime → bus. */
 export const importDirection: Rule = (files) =>
   files.filter(isCode).flatMap((file) => {
     const part = partOf(file.path)

@@ -1,7 +1,11 @@
 import { test as nodeTest } from 'node:test'
 import { inWorld, type World } from './world.ts'
 
-export type SuiteContext = { skip(why: string): void }
+export type SuiteContext = {
+  skip(why: string): void
+  /** Says what was measured. */
+  diagnostic?(text: string): void
+}
 
 /** How a suite registers its cases: `test` of node:test by default, or any runner's function brought into this shape. */
 export type SuiteTest = (
@@ -21,9 +25,13 @@ export type SuiteRunner = {
 const CASE_TIMEOUT_MS = 60_000
 
 /** Registers cases one after another under the suite's name, each in a world of its own. */
-export function caseRegistrar(suite: string, { test = nodeTest as SuiteTest, only }: SuiteRunner) {
+export function caseRegistrar(
+  suite: string,
+  { test = nodeTest as SuiteTest, only }: SuiteRunner,
+  timeout = CASE_TIMEOUT_MS,
+) {
   return (name: string, run: (world: World, context: SuiteContext) => Promise<void>): void => {
     if (only && !only.test(name)) return
-    test(`${suite}: ${name}`, { timeout: CASE_TIMEOUT_MS }, (context) => inWorld((world) => run(world, context)))
+    test(`${suite}: ${name}`, { timeout }, (context) => inWorld((world) => run(world, context)))
   }
 }

@@ -11,6 +11,7 @@ import type { Service } from '@shopsphere/runtime/service'
 import type { Context } from 'hono'
 import { lineOf } from '../fields.ts'
 import { body, json, signedIn as security } from '../route-parts.ts'
+import type { BrokerBacklog } from './broker-backlog.ts'
 import type { Forward } from './proxy.ts'
 
 const GROUP_LENGTH_MAX = 4_000
@@ -99,6 +100,10 @@ const rehearsal = z
   ])
   .openapi('Rehearsal')
 
+const waitingElsewhere = z
+  .object({ name: z.string(), waiting: count, oldestAt: z.int().nullable(), oldestAgeMs: z.number() })
+  .openapi('WaitingElsewhere')
+
 const tags = ['operations']
 const middleware = requireRole('operator')
 const one = { params: z.object({ service: serviceName, id: z.string().min(1).max(128) }) }
@@ -107,7 +112,8 @@ const path = '/api/operations/dead-letters' as const
 const statusRoute = createRoute({
   method: 'get',
   path: '/api/operations/status',
-  summary: 'Subscriptions, backlogs, outboxes, timers and dead letters of the services of this process',
+  summary:
+    'Backlogs, outboxes, timers and dead letters of the services of this process; what waits on the broker for others',
   tags,
   security,
   middleware,
@@ -118,6 +124,12 @@ const statusRoute = createRoute({
         services: z.array(serviceStatus),
         unknown: z.array(z.string()).openapi({ description: 'Services that could not say how they are' }),
         elsewhere: z.record(z.string(), z.string()).openapi({ description: 'Services of other processes: ask there' }),
+        broker: z
+          .object({
+            subscriptions: z.array(waitingElsewhere),
+            unknown: z.array(z.string()).openapi({ description: 'Subscriptions that the broker did not answer for' }),
+          })
+          .openapi({ description: 'What waits for subscriptions of services that do not run here, stopped ones too' }),
       }),
     ),
     ...problemAnswers(401, 403),
@@ -280,9 +292,10 @@ export function createOperationsRoutes(options: {
   elsewhere: ReadonlyMap<string, string>
   forward: Forward
   findings: () => Findings
+  brokerBacklog: () => Promise<BrokerBacklog>
   log: Log
 }): Api {
-  const { services, elsewhere, forward, findings, log } = options
+  const { services, elsewhere, forward, findings, brokerBacklog, log } = options
   const api = createApi(log)
 
   /** Runs `work` with the service where it is here; where not, its own process answers. */
@@ -314,10 +327,14 @@ export function createOperationsRoutes(options: {
     name !== undefined && elsewhere.has(name) && !services.some((service) => service.name === name)
 
   api.openapi(statusRoute, async (c) => {
-    const asked = await Promise.allSettled(services.map((service) => service.status()))
+    const [asked, { subscriptions, unknown: unanswered }] = await Promise.all([
+      Promise.allSettled(services.map((service) => service.status())),
+      brokerBacklog(),
+    ])
     const statuses = asked.flatMap((answer) => (answer.status === 'fulfilled' ? [answer.value] : []))
     const unknown = services.filter((_, index) => asked[index]!.status === 'rejected').map(({ name }) => name)
-    const answer = { services: statuses.map(plain), unknown, elsewhere: Object.fromEntries(elsewhere) }
+    const broker = { subscriptions: [...subscriptions], unknown: [...unanswered] }
+    const answer = { services: statuses.map(plain), unknown, elsewhere: Object.fromEntries(elsewhere), broker }
     return c.json(answer, 200)
   })
 

@@ -13,6 +13,8 @@ import {
 } from './server.ts'
 
 export type RabbitmqOptions = {
+  /** The port to listen on; a free one by default, and for each further node of a cluster. */
+  port?: number
   /** Lines of rabbitmq.conf, as `heartbeat: '5'`. */
   settings?: Readonly<Record<string, string>>
   /** Names of plugins; none by default. */
@@ -51,7 +53,14 @@ export async function startRabbitmqCluster(size = 3, options: RabbitmqOptions = 
     const id = randomUUID().slice(0, 8)
     for (let index = 1; index <= size; index++) {
       const alone = size === 1 ? () => names.server[Symbol.asyncDispose]() : undefined
-      const node = await rabbitmqNode(`rabbit-${id}-${index}`, `rabbit-${id}-1`, names, options, alone)
+      const { port: _, ...others } = options
+      const node = await rabbitmqNode(
+        `rabbit-${id}-${index}`,
+        `rabbit-${id}-1`,
+        names,
+        index === 1 ? options : others,
+        alone,
+      )
       nodes.push(node)
       await node.start()
     }
@@ -91,11 +100,11 @@ async function rabbitmqNode(
   name: string,
   first: string,
   names: ErlangNames,
-  { settings = {}, plugins = [] }: RabbitmqOptions,
+  { settings = {}, plugins = [], port: wanted }: RabbitmqOptions,
   disposed: (() => PromiseLike<void>) | undefined,
 ): Promise<Server> {
   const { account, cookie } = names
-  const port = await freePort()
+  const port = wanted ?? (await freePort())
   const folder = serverFolder('rabbitmq', account)
   const write = (file: string, text: string, mode = 0o600) => {
     writeFileSync(join(folder, file), text, { mode })

@@ -1,6 +1,8 @@
 import { ask, createServerProcess, findProgram, freePort, type Server, serverFolder } from './server.ts'
 
 export type RedisOptions = {
+  /** The port to listen on; a free one by default. */
+  port?: number
   /** Whether writes go to a log on disk; true by default. */
   appendonly?: boolean
   /** When that log is synced; `always` by default, so that what was answered survives `kill`. */
@@ -12,9 +14,9 @@ export const redisAnswers = async (port: number, host?: string) =>
   (await ask(port, 'PING\r\n', host))?.toString().startsWith('+PONG') ?? false
 
 /** Starts a private Redis. Throws ServerMissing. */
-export async function startRedis({ appendonly = true, appendfsync = 'always' }: RedisOptions = {}): Promise<Server> {
+export async function startRedis(options: RedisOptions = {}): Promise<Server> {
   const command = findProgram('redis-server', 'redis-server')
-  const port = await freePort()
+  const { appendonly = true, appendfsync = 'always', port = await freePort() } = options
   const folder = serverFolder('redis')
   const settings = {
     port,

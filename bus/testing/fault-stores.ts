@@ -1,0 +1,24 @@
+/** The stores of the fault suites' modules: `settings.store` says which, `settings.postgresUrl` where. */
+import { join } from 'node:path'
+import type { Store } from '../store.ts'
+import { postgresStore } from '../stores/postgres.ts'
+import { sqliteStore } from '../stores/sqlite.ts'
+import type { FaultPlace } from './fault-services.ts'
+import { dropSchemas } from './postgres-world.ts'
+
+export function openStoreOf({ directory, name, settings }: FaultPlace): (service: string) => Store {
+  return (service) =>
+    settings.store === 'postgres'
+      ? postgresStore(settings.postgresUrl!, { schema: schemaOf(name, service) })
+      : sqliteStore(join(directory, `${service}.db`))
+}
+
+export async function eraseStores({ name, settings }: FaultPlace): Promise<void> {
+  if (settings.store !== 'postgres') return
+  await dropSchemas(
+    ['teller', 'scribe'].map((service) => schemaOf(name, service)),
+    settings.postgresUrl,
+  )
+}
+
+const schemaOf = (name: string, service: string) => `${name}_${service}`

@@ -1,0 +1,42 @@
+import { after, test } from 'node:test'
+import { createClient } from 'redis'
+import { keysOf } from '../transports/redis-keys.ts'
+import { startFaultBroker } from './fault-broker.ts'
+import type { FaultPlace } from './fault-services.ts'
+import { faultSuite } from './fault-suite.ts'
+import { needs } from './servers/needs.ts'
+import { startRedis } from './servers/redis.ts'
+
+const module = new URL('./redis-fault-world.ts', import.meta.url)
+const { skip } = await needs('redis')
+
+/** What an operator could do by hand. */
+async function command({ url }: FaultPlace, ...args: string[]): Promise<void> {
+  const client = createClient({ url, socket: { reconnectStrategy: false } })
+  client.on('error', () => {})
+  await client.connect()
+  try {
+    await client.sendCommand(args)
+  } finally {
+    client.destroy()
+  }
+}
+const streamOf = ({ name }: FaultPlace) => keysOf(name, 1).streams[0]!
+
+if (skip) test('redis: fault suite', { skip })
+else {
+  const broker = await startFaultBroker(startRedis)
+  after(() => broker[Symbol.asyncDispose]())
+  const deletions = {
+    'a stream': (place: FaultPlace) => command(place, 'DEL', streamOf(place)),
+    'a group': (place: FaultPlace) => command(place, 'XGROUP', 'DESTROY', streamOf(place), 'scribe'),
+    'the whole database': (place: FaultPlace) => command(place, 'FLUSHALL'),
+  }
+  const refusals = {
+    'a server without memory': async (place: FaultPlace) => {
+      await command(place, 'CONFIG', 'SET', 'maxmemory', '1mb')
+      return () => command(place, 'CONFIG', 'SET', 'maxmemory', '0')
+    },
+  }
+  faultSuite('redis × sqlite', { module, broker, deletions, refusals, settings: { store: 'sqlite' } })
+}
