@@ -293,6 +293,6 @@ function refuse(given: Record<string, string | undefined>, issues: readonly z.co
 /** What was given, without passwords. */
 function show(name: string, value = ''): string {
   if (name === 'TOKEN_SECRET' || name === 'ADMIN_PASSWORD') return `${value.length} characters long`
-  const harmless = value.replace(/\/\/[^/@\s]*@/g, '//…@')
+  const harmless = value.replace(/\/\/\S*@/g, '//…@') // to the last one: a password may have one in it, and slashes
   return `'${harmless.length > 200 ? `${harmless.slice(0, 200)}…` : harmless}'`
 }
