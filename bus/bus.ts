@@ -280,6 +280,7 @@ export function createBus(options: BusOptions) {
     settings: PublishOptions & Origin = {},
   ): Promise<string> {
     refuseWhenClosed()
+    inside.refuse()
     const id = alone.publishFrom(settings)(event, data, settings)
     writing ??= writeAlone()
     await writing

@@ -35,6 +35,21 @@ export function failureCases(check: Check): void {
     await Promise.all([clerk.bus.transaction(() => {}), clerk.bus.transaction(() => {})]) // beside each other they are fine
   })
 
+  check('a publication of the bus inside a handler is refused at once instead of waiting for its time', async (stage) => {
+    const codes: unknown[] = []
+    const clerk = await stage.run('clerk', (bus, { hears }) => {
+      const hear = hears(() => {})
+      bus.subscribe(said, async (data, context) => {
+        await hear(data, context)
+        await bus.publish(answered, { about: 'a', number: 1 }).catch((error) => codes.push(error.code))
+      })
+    })
+    const shop = await stage.run('shop', () => {})
+    await shop.bus.publish(said, { about: 'a', number: 1 })
+    await stage.until(async () => (await stage.heard(clerk)).length > 0)
+    assert.deepEqual([...new Set(codes)], ['invalid_argument'])
+  })
+
   // B4: retry without blocking others --------------------------------------------------------------------------------
 
   check('B4 tries follow the back-off: 1 s, 2 s, 4 s later, each counted', async (stage) => {
