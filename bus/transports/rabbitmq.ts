@@ -335,7 +335,8 @@ class Rabbitmq implements RabbitmqTransport {
   }
 
   private lostLink(which: string, error: Error): void {
-    if (!this.closing) this.log.warn({ err: error }, `the ${which} connection to RabbitMQ is lost and is being made again`)
+    if (!this.closing)
+      this.log.warn({ err: error }, `the ${which} connection to RabbitMQ is lost and is being made again`)
   }
 
   // --- subscriptions ---

@@ -2,12 +2,12 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { createClient } from 'redis'
+import type { WireMessage } from '../message.ts'
 import { eventually } from '../testing/eventually.ts'
 import { consume } from '../testing/inbox.ts'
 import { withoutTrace } from '../testing/redis-place.ts'
 import { needs } from '../testing/servers/needs.ts'
 import { inWorld } from '../testing/world.ts'
-import type { WireMessage } from '../message.ts'
 import { redisTransport } from './redis.ts'
 
 const { url, skip } = await needs('redis')
