@@ -27,6 +27,7 @@ export function registerProcessCases(check: FaultCheck): void {
       await stage.startScribe()
       await stage.untilHeardCount(1, bounds.takesOverWithinMs)
       diagnostic?.(`another took over ${(performance.now() - begun).toFixed(0)} ms after it froze`)
+      await stage.untilAcknowledged() // or it might be delivered again, which only the inbox would know
       await forgetInbox(stage)
       frozen.process.send('proceed')
       frozen.process.kill('SIGCONT')
@@ -107,7 +108,7 @@ export function registerProcessCases(check: FaultCheck): void {
 
 /** As if the inbox's window were over. */
 async function forgetInbox(stage: FaultStage): Promise<void> {
-  const store = await stage.watchingStore()
+  const { store } = await stage.watcher()
   await store.transaction((tx) => tx.run(sql`delete from bus_inbox`))
 }
 

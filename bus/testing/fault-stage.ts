@@ -3,7 +3,8 @@ import assert from 'node:assert/strict'
 import { type ChildProcess, fork } from 'node:child_process'
 import { readFileSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
-import type { Log } from '../log.ts'
+import { inspect } from 'node:util'
+import { type Log, silentLog } from '../log.ts'
 import { sql } from '../sql.ts'
 import type { Store } from '../store.ts'
 import type { Transport } from '../transport.ts'
@@ -24,6 +25,7 @@ import type { World } from './world.ts'
 
 /** Enough that every shard has some. */
 const KEYS = 40
+const LINES_SHOWN = 15
 const WORDS_IN_TRANSACTION = 10
 const CHILD_READY_WITHIN_MS = 20_000
 
@@ -86,6 +88,11 @@ export class FaultStage {
   get log(): Log {
     const line = (level: keyof Log) => (fields: object, text: string) => void this.lines.push({ level, fields, text })
     return { info: line('info'), warn: line('warn'), error: line('error') }
+  }
+
+  /** What was logged last, for whoever has to find out why a case failed. */
+  lastLines(): string[] {
+    return this.lines.slice(-LINES_SHOWN).map(({ level, fields, text }) => `${level} ${text} ${inspect(fields)}`)
   }
 
   async module(): Promise<FaultModule> {
@@ -205,22 +212,29 @@ export class FaultStage {
     }
   }
 
-  /** A store that only looks. */
-  async #read<T>(work: (store: Awaited<ReturnType<FaultStage['watchingStore']>>) => Promise<T>): Promise<T> {
-    return work(await this.watchingStore())
+  async untilAcknowledged(): Promise<void> {
+    const { transport } = await this.watcher()
+    const acknowledged = async () => (await transport.backlog('scribe')).waiting === 0
+    await eventually(acknowledged, { timeoutMs: this.bounds.arrivesWithinMs, message: 'something still waits' })
   }
 
-  watchingStore() {
-    return this.world.share('watching store', async () => {
+  async #read<T>(work: (store: Store) => Promise<T>): Promise<T> {
+    return work((await this.watcher()).store)
+  }
+
+  /** Another process's transport, and its store of the scribe: to look at what is durable. */
+  watcher(): Promise<{ transport: Transport; store: Store }> {
+    return this.world.share('watcher', async () => {
       const { open } = await this.module()
-      const { transport, openStore } = await open(this.place, this.log)
+      const { transport, openStore } = await open(this.place, silentLog)
       const store = await openStore('scribe')
       await store.open()
       this.world.defer(async () => {
         await store.close()
         await transport.close()
       })
-      return store
+      await patiently(() => transport.open())
+      return { transport, store }
     })
   }
 
