@@ -16,6 +16,10 @@ const benches: Record<string, { about: string; load: () => Promise<{ run: Bench 
     about: 'the RabbitMQ transport: publish, consume; against raw amqplib on the same server',
     load: () => import('./rabbitmq.ts'),
   },
+  latency: {
+    about: 'each broker at 500 messages a second: the transport and a whole bus beside the raw client; an idle bus',
+    load: () => import('./latency.ts'),
+  },
   saga: {
     about: 'whole orders through all services, from placed to delivered; against the same raw loop',
     load: () => import('./saga.ts'),

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { type AsyncapiOptions, asyncapi, type Json } from './asyncapi.ts'
-import { jsonCodec } from './codec.ts'
+import { jsonCodec } from './codecs/json.ts'
 import { type EventType, event, type Schema } from './event.ts'
 
 /** A schema as a library with Standard JSON Schema would give it. */

@@ -1,8 +1,11 @@
 /** A service's bus: what it subscribes to, what it publishes, and everything that runs for it in the background. */
+import { type Bridge, bridgeSource, sendOver } from './bridge.ts'
 import { type Clock, type Random, systemClock } from './clock.ts'
-import { type Codec, jsonCodec } from './codec.ts'
+import { type Codec, readingAll } from './codec.ts'
+import { jsonCodec } from './codecs/json.ts'
 import {
   Consumer,
+  type ConsumerOptions,
   type Handler,
   type HandlerContext,
   type Middleware,
@@ -11,9 +14,10 @@ import {
   type SubscribeOptions,
   type SubscriptionStatus,
 } from './consumer.ts'
-import { DeadLetters } from './dead-letters.ts'
+import { type DeadLetter, DeadLetters } from './dead-letters.ts'
+import type { Endpoint } from './endpoint.ts'
 import { BusError, UnavailableError } from './errors.ts'
-import type { DataOf, EventType } from './event.ts'
+import { type DataOf, type EventType, validate } from './event.ts'
 import { InboxSweeper } from './inbox.ts'
 import { Inside } from './inside.ts'
 import { type Limits, limitsWith } from './limits.ts'
@@ -27,7 +31,7 @@ import type { MaybePromise, Store, Tx } from './store.ts'
 import { StoreWatch } from './store-watch.ts'
 import { type Schedule, Timers } from './timers.ts'
 import type { Tracing } from './tracing.ts'
-import type { Binding, Transport } from './transport.ts'
+import type { Binding, Transport, TransportState } from './transport.ts'
 
 export type BusOptions = {
   /** Names the service: the source of what it publishes, and its default subscription. */
@@ -39,6 +43,7 @@ export type BusOptions = {
   clock?: Clock
   random?: Random
   log?: Log
+  /** How it writes; it reads whatever any codec wrote. By default `jsonCodec`. */
   codec?: Codec
   limits?: Partial<Limits>
   /** Around every handler, the first outermost. */
@@ -62,6 +67,8 @@ export type BusStatus = {
   readonly subscriptions: readonly SubscriptionStatus[]
   readonly outbox: { readonly waiting: number; readonly oldestAgeMs: number }
   readonly timers: number
+  /** Those to programs of others. Not a part of `ready`: one that is away is no reason to take this service out of use. */
+  readonly bridges: readonly (TransportState & { readonly name: string; readonly endpoint: string })[]
 }
 
 /** What to subscribe to: an event, a pattern (`order.*`, `#`), a binding, or several. */
@@ -78,16 +85,17 @@ export function createBus(options: BusOptions) {
     clock = systemClock,
     random = Math.random,
     log = silentLog,
-    codec = jsonCodec,
     middleware = [],
     tracing,
   } = options
+  const codec = readingAll(options.codec ?? jsonCodec)
   const onStep = options.onStep ?? (() => {})
   const limits = limitsWith(options.limits)
   const newId = idMaker(clock, random)
   const compose = { service, clock, newId, codec, limits, refuseWhenFull }
   const events = new Map<string, EventType>()
   const consumers = new Map<string, Consumer>()
+  const bridges = new Map<string, Bridge<any, any>>()
   let state: 'new' | 'started' | 'closed' = 'new'
   let starting: Promise<void> | undefined
   let closing: Promise<void> | undefined
@@ -112,10 +120,9 @@ export function createBus(options: BusOptions) {
   const storeWatch = new StoreWatch({ store, clock })
   const inbox = new InboxSweeper({ store, clock, limits, log })
   const deadLetters = new DeadLetters({
-    service,
     store,
     compose,
-    events,
+    rewrite,
     tryOut,
     onDue: (name) => void consumers.get(name)?.planDue(),
   })
@@ -157,29 +164,70 @@ export function createBus(options: BusOptions) {
     let consumer = consumers.get(name)
     consumer?.configure(settings)
     if (!consumer) {
-      consumer = new Consumer({
-        service,
-        name,
-        settings,
-        transport,
-        store: noticed,
-        events,
-        compose,
-        limits,
-        clock,
-        random,
-        log,
-        middleware,
-        tracing,
-        onStep,
-        onCommit: committed,
-      })
+      consumer = newConsumer({ name, settings, transport })
       consumers.set(name, consumer)
     }
     for (const registration of registrations) {
       if (registration.event) learn(registration.event)
       consumer.add(registration)
     }
+  }
+
+  function newConsumer(
+    own: Pick<ConsumerOptions, 'name' | 'settings' | 'transport' | 'decodeForeign'> & { limits?: Limits },
+  ): Consumer {
+    const shared = { service, store: noticed, events, compose, limits, clock, random, log, middleware, tracing, onStep }
+    return new Consumer({ ...shared, ...own, onCommit: committed })
+  }
+
+  /** What a foreign program says goes through a subscription like any other, whose broker is the endpoint. */
+  function bridge<Data, Answer = void>(given: Bridge<Data, Answer>): void {
+    if (state !== 'new') throw new BusError('invalid_argument', 'bridge before start()')
+    const { name, endpoint, receive, send } = given
+    if (bridges.has(name) || consumers.has(name))
+      throw new BusError('invalid_argument', `'${name}' is the name of another bridge or subscription of ${service}`)
+    bridges.set(name, given)
+    if (receive) {
+      const { handle, prefetch = limits.windowMax, read: _, ...settings } = receive
+      const windowMax = Math.min(prefetch, limits.windowMax)
+      const consumer = newConsumer({
+        name,
+        settings,
+        limits: limitsWith({
+          ...limits,
+          windowMax,
+          batchMax: Math.min(limits.batchMax, windowMax),
+          concurrency: Math.min(limits.concurrency, windowMax),
+        }),
+        ...bridgeSource({ name, endpoint, receive, newId, clock, limits }),
+      })
+      consumer.add({ binding: { kind: 'fanout' }, handler: handle, event: null })
+      consumers.set(name, consumer)
+    }
+    if (send) {
+      const { topic, write, ...settings } = send
+      subscribe(topic, sendOver(endpoint, write), { ...settings, name: `${service}.${name}` })
+    }
+  }
+
+  async function openBridges(): Promise<void> {
+    for (const endpoint of endpoints()) await endpoint.open({ log })
+  }
+
+  /** Each once, however many bridges lead over it. */
+  const endpoints = (): Endpoint[] => [...new Set([...bridges.values()].map(({ endpoint }) => endpoint))]
+
+  /** The bytes of a dead letter with another payload: of today's version, or whatever its bridge understands. */
+  function rewrite(letter: DeadLetter, data: unknown): string | Uint8Array {
+    const receive = bridges.get(letter.subscription)?.receive
+    if (receive) {
+      const body = Buffer.from(typeof data === 'string' ? data : JSON.stringify(data))
+      if (receive.read({ ...letter, id: letter.messageId, body })) return body
+      throw new BusError('invalid_payload', `bridge '${letter.subscription}' does not understand that either`)
+    }
+    const event = events.get(letter.type)
+    if (!event) throw new BusError('unknown_event', `'${letter.type}' is not known to ${service}`)
+    return codec.encode({ ...codec.decode(letter.body), version: event.version, data: validate(event, data) })
   }
 
   function refuseWhenClosed(): void {
@@ -298,6 +346,7 @@ export function createBus(options: BusOptions) {
   async function startAll(): Promise<void> {
     await store.open()
     await transport.open()
+    await openBridges()
     for (const consumer of consumers.values()) await consumer.declare()
     state = 'started'
     relay.start()
@@ -313,7 +362,7 @@ export function createBus(options: BusOptions) {
     if (!relay.idle || !timers.idle || (await timers.hasDue())) return false
     for (const consumer of consumers.values()) {
       if (!consumer.idle || (await consumer.hasDue())) return false
-      if ((await transport.backlog(consumer.name)).waiting > 0) return false
+      if ((await consumer.backlog()).waiting > 0) return false
     }
     return !(await relay.hasUnsent()) && relay.idle
   }
@@ -324,6 +373,8 @@ export function createBus(options: BusOptions) {
     clock,
     newId,
     subscribe,
+    /** Lets another program's messages in, or ours out to it; see bridge.ts. */
+    bridge,
     publish,
     transaction,
     deadLetters,
@@ -341,6 +392,7 @@ export function createBus(options: BusOptions) {
     async declare(): Promise<void> {
       await store.open()
       await transport.open()
+      await openBridges()
       for (const consumer of consumers.values()) await consumer.declare()
     },
     /** Opens store and transport, declares, begins to work. */
@@ -349,6 +401,8 @@ export function createBus(options: BusOptions) {
       starting ??= startAll()
       return starting
     },
+    /** Names of its subscriptions. */
+    subscriptions: (): string[] => [...consumers.keys()],
     isIdle,
     /** Resolves once `isIdle`; for tests and commands that end. */
     async idle(): Promise<void> {
@@ -360,6 +414,8 @@ export function createBus(options: BusOptions) {
       storeWatch.healthy &&
       transport.state().ready &&
       [...consumers.values()].every((consumer) => consumer.healthy),
+    bridges: (): BusStatus['bridges'] =>
+      [...bridges.values()].map(({ name, endpoint }) => ({ name, endpoint: endpoint.name, ...endpoint.state() })),
     async status(): Promise<BusStatus> {
       const subscriptions = await Promise.all([...consumers.values()].map((consumer) => consumer.status()))
       const pending = await store.read((reader) =>
@@ -369,6 +425,7 @@ export function createBus(options: BusOptions) {
         service,
         ready: this.ready(),
         subscriptions,
+        bridges: this.bridges(),
         outbox: await measureOutbox(),
         timers: Number(pending!.count),
       }
@@ -379,6 +436,7 @@ export function createBus(options: BusOptions) {
         await starting?.catch(() => {})
         const done = (async () => {
           await Promise.all([...consumers.values()].map((consumer) => consumer.stop()))
+          await Promise.all(endpoints().map((endpoint) => endpoint.close()))
           state = 'closed'
           await timers.stop()
           await relay.stop()

@@ -17,6 +17,7 @@
  * C8 A commit under a lease that somebody else has taken since is refused (B8).
  * C9 A database that is away or a full disk is no attempt: the batch waits and comes again.
  * C10 A delivery that an earlier process may have died of runs alone, its attempt counted before it begins.
+ * C11 A stranger's message may be known to the broker by another id than its envelope gives: the inbox knows it by both.
  */
 import type { Clock, Random, Timer } from './clock.ts'
 import { BusError, PermanentError, UnavailableError } from './errors.ts'
@@ -92,11 +93,16 @@ export type SubscribeOptions = {
 
 export type Registration = { readonly binding: Binding; readonly handler: Handler; readonly event: EventType | null }
 
+/** What a subscription needs of a broker. */
+export type Source = Pick<Transport, 'name' | 'declare' | 'consume' | 'backlog'>
+
 export type ConsumerOptions = {
   service: string
   name: string
   settings: SubscribeOptions
-  transport: Transport
+  transport: Source
+  /** What comes is no message of ours (bridge.ts): this makes one of it, and what its handling publishes has no cause here. */
+  decodeForeign?: (wire: WireMessage) => Message
   store: Store
   events: ReadonlyMap<string, EventType>
   compose: ComposeContext
@@ -135,6 +141,8 @@ type Outcome = {
   readonly failures: { work: Work; error: unknown }[]
   /** Attempts that end with the transaction. */
   readonly spans: Span[]
+  /** Under which it commits (C8). */
+  leases: ReadonlyMap<number, Lease>
 }
 
 type Lane = { queue: Work[]; busy: boolean }
@@ -172,6 +180,8 @@ export class Consumer {
   private running = 0
   private pumping = false
   private inHand = 0
+  /** By shard: the epoch under which this process has committed last. */
+  private readonly fenceEpochs = new Map<number, number>()
   private deferredInHand = 0
   private holding = false
   private due: { timer: Timer; at: number } | undefined
@@ -249,9 +259,13 @@ export class Consumer {
     return this.inHand === 0 && this.running === 0 && this.claiming === undefined
   }
 
+  backlog(): Promise<Backlog> {
+    return this.options.transport.backlog(this.name)
+  }
+
   async status(): Promise<SubscriptionStatus> {
-    const { transport, store, clock } = this.options
-    const backlog = await transport.backlog(this.name)
+    const { store, clock } = this.options
+    const backlog = await this.backlog()
     const counts = await store.read((reader) =>
       reader.get<{ deferred: number; dead: number; oldest: number | null }>(sql`
         select (select count(*) from bus_deferred where subscription = ${this.name}) as deferred,
@@ -342,7 +356,7 @@ export class Consumer {
   }
 
   private pump(): void {
-    const { settings, limits, store } = this.options
+    const { settings, limits } = this.options
     const concurrency = settings.concurrency ?? limits.concurrency
     while (!this.stopping && !this.holding && this.outsideRunning < concurrency) {
       const work = this.takeFirst(this.readyOutside)
@@ -350,9 +364,9 @@ export class Consumer {
       this.outsideRunning += 1
       void this.bring(work)
     }
-    // An embedded database writes one transaction at a time: what waits meanwhile makes the next batch larger.
-    const batchesMax = store.dialect === 'sqlite' ? 1 : concurrency
-    while (this.running < batchesMax) {
+    // One batch at a time: what waits meanwhile makes the next one larger, and two large transactions of one service would
+    // wait for each other's rows in turn, until the database undoes one of them.
+    while (this.running < 1) {
       const batch = this.nextBatch()
       if (batch.length === 0) break
       this.running += 1
@@ -559,7 +573,7 @@ export class Consumer {
     let outcome!: Outcome
     try {
       await store.transaction((tx) => {
-        outcome = { publications: new Publications(this.options.compose), failures: [], spans: [] }
+        outcome = { publications: new Publications(this.options.compose), failures: [], spans: [], leases: new Map() }
         // Everything inside has an end, or a handler that never returns would hold the database for ever.
         if (mode === 'apart') return this.runInside(tx, batch, outcome, null)
         return this.withTimeout((_, handlerBegins) => this.runInside(tx, batch, outcome, handlerBegins))
@@ -571,6 +585,7 @@ export class Consumer {
       for (const span of outcome?.spans ?? []) span.end()
     }
     onStep('commit')
+    for (const { shard, epoch } of outcome.leases.values()) this.fenceEpochs.set(shard, epoch)
     this.handledTotal += batch.length - outcome.failures.length
     this.failedTotal += outcome.failures.length
     for (const { work, error } of outcome.failures) this.report(work, error)
@@ -582,10 +597,16 @@ export class Consumer {
   private async runInside(tx: Tx, batch: Work[], outcome: Outcome, handlerBegins: (() => void) | null): Promise<void> {
     const { onStep } = this.options
     onStep('begin')
-    await this.refuseFenced(tx, batch)
-    const fresh = await this.markInbox(tx, batch)
+    const leases = this.leasesOf(batch)
+    await this.takeFences(tx, leases)
+    outcome.leases = leases
+    // Asked together, so that they are one way to a server and back.
+    const [, fresh, blocked] = await Promise.all([
+      this.holdFences(tx, leases),
+      this.markInbox(tx, batch),
+      this.blockedLanes(tx, batch),
+    ])
     onStep('inbox')
-    const blocked = await this.blockedLanes(tx, batch)
     for (const work of batch) {
       if (work.delivery && !fresh.has(work)) continue
       if (work.delivery && blocked.has(work.lane)) {
@@ -662,7 +683,9 @@ export class Consumer {
     if (registrations.length === 0) {
       throw new PermanentError(`no handler of '${this.name}' takes ${work.wire.type}`, { code: 'no_handler' })
     }
-    const { correlationId, id: causationId } = message
+    if (isArrival(work) && message.id !== work.wire.id && !(await this.isFirst(tx, message.id))) return // C11
+    const { correlationId, id } = message
+    const causationId = this.options.decodeForeign ? null : id
     const traceparent = trace ?? message.traceparent
     const context: HandlerContext = {
       tx,
@@ -717,6 +740,7 @@ export class Consumer {
    * change a payload. (Freezing it deep took a tenth of a service's time.) Throws C7's errors.
    */
   private decode(wire: Remembering): Message {
+    if (this.options.decodeForeign) return this.options.decodeForeign(wire)
     const event = this.options.events.get(wire.type)
     if (!event)
       throw new PermanentError(`no definition of '${wire.type}' was given to ${this.options.service}`, {
@@ -727,7 +751,8 @@ export class Consumer {
     const raw = this.options.compose.codec.decode(wire.body)
     if (raw.type !== wire.type)
       throw new PermanentError(`routed as '${wire.type}' but says it is '${raw.type}'`, { code: 'undecodable' })
-    const message = Object.freeze({ ...raw, data: upcast(event, raw.version, raw.data) })
+    const data = upcast(event, raw.version, raw.data)
+    const message = Object.freeze({ ...raw, data, key: raw.key ?? event.key(data) })
     wire[decoded] = { event, message }
     return message
   }
@@ -796,8 +821,8 @@ export class Consumer {
 
   // --- the batch's bookkeeping, inside its transaction ---
 
-  /** C8. */
-  private async refuseFenced(tx: Tx, batch: Work[]): Promise<void> {
+  /** By shard, the latest of each. Throws Fenced where the batch holds an earlier one as well. */
+  private leasesOf(batch: Work[]): Map<number, Lease> {
     const leases = new Map<number, Lease>()
     const lost = new Set<string>()
     for (const { delivery } of batch) {
@@ -807,32 +832,33 @@ export class Consumer {
       if (other && other.epoch !== lease.epoch) lost.add(leaseName(other.epoch < lease.epoch ? other : lease))
       if (!other || other.epoch < lease.epoch) leases.set(lease.shard, lease)
     }
-    if (leases.size === 0) return
-    const known = await tx.all<{ shard: number; epoch: number }>(
-      sql`select shard, epoch from bus_fence where subscription = ${this.name}`,
-    )
-    const epochs = new Map(known.map(({ shard, epoch }) => [Number(shard), Number(epoch)]))
-    for (const lease of leases.values()) {
-      const epoch = epochs.get(lease.shard)
-      if (epoch === lease.epoch) continue
-      if (epoch !== undefined && epoch > lease.epoch) {
-        lost.add(leaseName(lease))
-        continue
-      }
-      await tx.run(sql`
-        insert into bus_fence (subscription, shard, epoch) values (${this.name}, ${lease.shard}, ${lease.epoch})
-        on conflict (subscription, shard) do update set epoch = excluded.epoch where bus_fence.epoch < excluded.epoch`)
-    }
-    if (tx.dialect === 'postgres') await this.holdFences(tx, leases, lost)
     if (lost.size > 0) throw new Fenced(this.name, lost)
+    return leases
   }
 
-  /** Nobody takes over before this transaction has ended. Shared, so that batches of one process stand side by side. */
-  private async holdFences(tx: Tx, leases: ReadonlyMap<number, Lease>, lost: Set<string>): Promise<void> {
-    const held = await tx.all<{ shard: number; epoch: number }>(sql`
-      select shard, epoch from bus_fence where subscription = ${this.name} and shard in ${list([...leases.keys()])}
-      order by shard for share`)
-    for (const { shard, epoch } of held) if (epoch > leases.get(shard)!.epoch) lost.add(leaseName(leases.get(shard)!))
+  /** C8. Under a lease that nothing was committed under yet, its epoch is written first. */
+  private async takeFences(tx: Tx, leases: ReadonlyMap<number, Lease>): Promise<void> {
+    const untaken = [...leases.values()].filter(({ shard, epoch }) => this.fenceEpochs.get(shard) !== epoch)
+    for (const { shard, epoch } of untaken.toSorted((a, b) => a.shard - b.shard)) {
+      await tx.run(sql`
+        insert into bus_fence (subscription, shard, epoch) values (${this.name}, ${shard}, ${epoch})
+        on conflict (subscription, shard) do update set epoch = excluded.epoch where bus_fence.epoch < excluded.epoch`)
+    }
+  }
+
+  /** C8. Where transactions run side by side, nobody takes over before this one has ended. */
+  private async holdFences(tx: Tx, leases: ReadonlyMap<number, Lease>): Promise<void> {
+    if (leases.size === 0) return
+    const held = await tx.all<{ shard: number; epoch: number }>(
+      tx.dialect === 'postgres'
+        ? sql`
+            select shard, epoch from bus_fence where subscription = ${this.name} and shard in ${list([...leases.keys()])}
+            order by shard for share`
+        : sql`select shard, epoch from bus_fence where subscription = ${this.name}`,
+    )
+    const later = held.filter(({ shard, epoch }) => Number(epoch) > (leases.get(Number(shard))?.epoch ?? Infinity))
+    if (later.length === 0) return
+    throw new Fenced(this.name, new Set(later.map(({ shard }) => leaseName(leases.get(Number(shard))!))))
   }
 
   private async markInbox(tx: Tx, batch: Work[]): Promise<Set<Work>> {
@@ -842,6 +868,11 @@ export class Consumer {
     const rows = arrived.map((work) => ({ subscription: this.name, id: work.wire.id, at }))
     const inserted = await tx.insert('bus_inbox', rows, { orIgnore: true })
     return new Set(inserted.map((position) => arrived[position]!))
+  }
+
+  private async isFirst(tx: Tx, id: string): Promise<boolean> {
+    const row = { subscription: this.name, id, at: this.options.clock.now() }
+    return (await tx.insert('bus_inbox', [row], { orIgnore: true })).length === 1
   }
 
   private async blockedLanes(tx: Tx, batch: Work[]): Promise<Set<string>> {
@@ -1177,6 +1208,11 @@ function newWork(
   trace: string | null = null,
 ): Work {
   return { wire, lane, delivery, deferred, answers: null, outsideError: undefined, guardedAttempt: 0, trace }
+}
+
+/** Not a rehearsal. */
+function isArrival({ delivery, deferred }: Work): boolean {
+  return delivery !== null || deferred !== null
 }
 
 function attemptOf(work: Work): number {

@@ -1,10 +1,7 @@
 /** What people do with dead letters (B5, B6). Each act is recorded: who, when, why. */
-
+import { isUtf8 } from 'node:buffer'
 import { nextOfKeyIsDue } from './consumer.ts'
 import { BusError } from './errors.ts'
-import type { EventType } from './event.ts'
-import { validate } from './event.ts'
-import type { Message } from './message.ts'
 import { type ComposeContext, type StoredMessage, toWire } from './outbox.ts'
 import { sql } from './sql.ts'
 import type { Reader, Store, Tx } from './store.ts'
@@ -59,10 +56,10 @@ export type Rehearsal =
   | { readonly outcome: 'would_fail'; readonly code: string; readonly cause: string }
 
 export type DeadLettersOptions = {
-  service: string
   store: Store
   compose: ComposeContext
-  events: ReadonlyMap<string, EventType>
+  /** The bytes of a dead letter with another payload. Throws `invalid_payload`, `unknown_event`. */
+  rewrite: (letter: DeadLetter, data: unknown) => string | Uint8Array
   /** Runs the handlers of a subscription on a message inside `tx`, and answers what they published. */
   tryOut: (subscription: string, message: StoredMessage, tx: Tx) => Promise<{ type: string; data: unknown }[]>
   /** Rows of this subscription are due. */
@@ -202,21 +199,20 @@ export class DeadLetters {
     return redriven
   }
 
-  /** Replaces the payload, of today's version, and redrives. Throws `invalid_payload`, `unknown_event`, `not_found`. */
+  /**
+   * Replaces the payload, of today's version, and redrives; of a bridge's dead letter, its whole text. Throws `invalid_payload`,
+   * `unknown_event`, `not_found`.
+   */
   async edit(id: string, data: unknown, { by, why }: Actor): Promise<void> {
-    const { store, events, compose } = this.options
+    const { store, rewrite } = this.options
     await store.transaction(async (tx) => {
       const letter = await this.find(tx, id)
       if (letter.status !== 'open') throw new BusError('not_found', `dead letter ${id} is ${letter.status}`)
-      const event = events.get(letter.type)
-      if (!event) throw new BusError('unknown_event', `'${letter.type}' is not known to ${this.options.service}`)
-      const message = compose.codec.decode(letter.body)
-      const edited: Message = { ...message, version: event.version, data: validate(event, data) }
-      const body = compose.codec.encode(edited)
+      const body = rewrite(toDeadLetter(letter), data)
       await tx.run(sql`update bus_dead_letter set body = ${body} where id = ${id}`)
       await tx.run(sql`
         update bus_deferred set body = ${body} where subscription = ${letter.subscription} and message_key = ${letter.message_key} and id = ${letter.message_id}`)
-      await this.record(tx, id, 'edit', { by, why }, textOfBody(letter.body))
+      await this.record(tx, id, 'edit', { by, why }, readable(letter.body))
     })
     await this.redrive(id, { by, why })
   }
@@ -300,9 +296,6 @@ export class DeadLetters {
   }
 }
 
-/** What was said before the edit; bytes that are no text are shown as well as can be. */
-const textOfBody = (body: string | Uint8Array) => (typeof body === 'string' ? body : Buffer.from(body).toString())
-
 function parseGroup(group: string): [string, string, string, string] {
   try {
     const parts = JSON.parse(group)
@@ -312,6 +305,12 @@ function parseGroup(group: string): [string, string, string, string] {
     // said below
   }
   throw new BusError('invalid_argument', `'${group}' is no group: take one from groups()`)
+}
+
+/** What was said before the edit: as text, or in base64 where the bytes are none. */
+function readable(body: string | Uint8Array): string {
+  if (typeof body === 'string') return body
+  return isUtf8(body) ? Buffer.from(body).toString() : Buffer.from(body).toString('base64')
 }
 
 function toDeadLetter(row: Stored): DeadLetter {

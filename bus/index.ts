@@ -1,5 +1,6 @@
 /** The public face of @shopsphere/bus. The test kit and the conformance suites are at `@shopsphere/bus/testing`. */
 export { type AsyncapiOptions, asyncapi } from './asyncapi.ts'
+export type { Bridge, Outgoing, Reading } from './bridge.ts'
 export { type Bus, type BusOptions, type BusStatus, createBus, type Topic, type TransactionContext } from './bus.ts'
 export {
   type Clock,
@@ -10,7 +11,9 @@ export {
   systemClock,
   type Timer,
 } from './clock.ts'
-export { type Codec, jsonCodec } from './codec.ts'
+export { type Codec, readingAll } from './codec.ts'
+export { foreignEnvelopeCodec, jsonCodec } from './codecs/json.ts'
+export { messagePackCodec } from './codecs/message-pack.ts'
 export {
   type Handler,
   type HandlerContext,
@@ -22,6 +25,7 @@ export {
   steps,
 } from './consumer.ts'
 export type { Act, Actor, DeadLetter, DeadLetterGroup, Rehearsal } from './dead-letters.ts'
+export type { Arrival, Endpoint, Note } from './endpoint.ts'
 export { BusError, type ErrorCode, errorCodes, PermanentError, UnavailableError } from './errors.ts'
 export { type DataOf, type EventOptions, type EventType, event, type Schema, upcast, validate } from './event.ts'
 export * as eventStore from './event-store.ts'

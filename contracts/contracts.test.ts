@@ -12,7 +12,7 @@ const owners: Record<string, string> = {
   product: 'product.created product.updated product.price_updated product.discontinued',
   cart: 'cart.updated cart.checked_out cart.abandoned',
   order:
-    'order.placed order.confirmed order.cancellation_requested order.cancellation_rejected order.cancelled order.completed order.refunded',
+    'order.placed order.confirmed order.cancellation_requested order.cancellation_rejected order.cancelled order.completed order.refunded foreign.order_created',
   payment:
     'payment.processed payment.failed payment.action_required payment.captured payment.refund_requested payment.refunded payment.refund_failed payment.disputed payment.voided',
   inventory:

@@ -11,6 +11,7 @@ import {
   id,
   orderLines,
   shortages,
+  text,
   timeMs,
   totalPence,
   whole,
@@ -190,6 +191,20 @@ export const orderRefunded = event('order.refunded', {
   },
 })
 
+export const foreignOrderCreated = event('foreign.order_created', {
+  version: 1,
+  owner: 'order',
+  summary: 'Another program said that it has taken an order, in a line of text; the order is none of ours.',
+  schema: z.object({
+    orderNumber: text(64),
+    text: text(200),
+    /** Where it was said: `rabbitmq queue order_created`. */
+    from: text(300),
+  }),
+  key: (order) => `foreign:${order.orderNumber}`,
+  example: { orderNumber: '123', text: 'Order #123 created', from: 'rabbitmq queue order_created' },
+})
+
 export const orderCompletionDue = event('order.completion_due', {
   version: 1,
   owner: 'order',
@@ -216,6 +231,7 @@ export const orderEvents = [
   orderCancelled,
   orderCompleted,
   orderRefunded,
+  foreignOrderCreated,
   orderCompletionDue,
   orderProgressDue,
 ]

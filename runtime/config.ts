@@ -1,5 +1,7 @@
 import { join, resolve } from 'node:path'
+import { foreignEnvelopeCodec, jsonCodec, messagePackCodec } from '@shopsphere/bus'
 import { z } from 'zod'
+import { type ForeignPlace, foreignPlacesExpected, isSamePlace, parseForeignPlaces } from './foreign-places.ts'
 import { PASSWORD_LENGTH_MAX, PASSWORD_LENGTH_MIN } from './passwords.ts'
 import { refuseUnsafeInProduction, withMountedSecrets } from './secrets.ts'
 import { StartError } from './start-error.ts'
@@ -76,6 +78,12 @@ function variables(services: readonly string[]) {
     TRUST_PROXY: oneOf(['no', 'yes'], 'no'),
     CORS_ORIGINS: origins(),
 
+    WIRE_FORMAT: oneOf(['json', 'message-pack', 'envelope'], 'json'),
+    ORDER_EVENTS_FROM: foreignPlaces(() => 'order_events', ['amqp']),
+    ORDER_EVENTS_TO: foreignPlaces(() => 'order_events', ['amqp']),
+    ORDER_CREATED_FROM: foreignPlaces(createdPlace),
+    ORDER_CREATED_TO: foreignPlaces(createdPlace),
+
     HOLD_MS: duration(15 * MINUTE_MS),
     PAYMENT_DECISION_MS: duration(10 * MINUTE_MS),
     CAPTURE_DEADLINE_MS: duration(6 * DAY_MS),
@@ -115,6 +123,7 @@ export function readConfig(environment: Readonly<Record<string, string | undefin
     })
   }
   const dataDir = resolve(read.DATA_DIR)
+  refuseEchoes(read)
   return {
     port: read.PORT,
     /** Undefined: every interface. */
@@ -144,6 +153,15 @@ export function readConfig(environment: Readonly<Record<string, string | undefin
     trustProxy: read.TRUST_PROXY === 'yes',
     /** Pages of these origins may call the API from a browser; none by default. */
     corsOrigins: read.CORS_ORIGINS,
+    /** How events are written on the broker; whatever the others wrote is read all the same. */
+    codec: { json: jsonCodec, 'message-pack': messagePackCodec, envelope: foreignEnvelopeCodec }[read.WIRE_FORMAT],
+    /** Where programs of others are spoken with; nowhere by default. See docs/foreign-programs.md. */
+    foreign: {
+      orderEventsFrom: read.ORDER_EVENTS_FROM,
+      orderEventsTo: read.ORDER_EVENTS_TO,
+      orderCreatedFrom: read.ORDER_CREATED_FROM,
+      orderCreatedTo: read.ORDER_CREATED_TO,
+    },
     timers: {
       /** T1 */ holdMs: read.HOLD_MS,
       /** T2 */ paymentDecisionMs: read.PAYMENT_DECISION_MS,
@@ -211,6 +229,33 @@ function origins() {
     .transform((text) => pieces(text))
     .refine((all) => all.every(isHttpOrigin), 'origins as https://shop.example, separated by commas')
     .default([])
+}
+
+/** As small programs name them. */
+const createdPlace = (scheme: ForeignPlace['scheme']) => (scheme === 'kafka' ? 'orders' : 'order_created')
+
+function foreignPlaces(
+  defaultPlace: (scheme: ForeignPlace['scheme']) => string,
+  schemes: readonly ForeignPlace['scheme'][] = ['amqp', 'kafka', 'redis'],
+) {
+  return z
+    .string()
+    .transform((text, check) => {
+      const places = parseForeignPlaces(text, defaultPlace)
+      if (places?.every(({ scheme }) => schemes.includes(scheme))) return places
+      check.addIssue({ code: 'custom', message: foreignPlacesExpected(schemes) })
+      return z.NEVER
+    })
+    .default([])
+}
+
+function refuseEchoes(read: Record<`ORDER_${'EVENTS' | 'CREATED'}_${'FROM' | 'TO'}`, ForeignPlace[]>): void {
+  for (const kind of ['ORDER_EVENTS', 'ORDER_CREATED'] as const) {
+    const echo = read[`${kind}_FROM`].find((from) => read[`${kind}_TO`].some((to) => isSamePlace(from, to)))
+    if (!echo) continue
+    const text = `${kind}_FROM and ${kind}_TO both name '${echo.place}' of one broker, where the shop would hear itself: give them two`
+    throw new StartError(text, { exitCode: 2 })
+  }
 }
 
 const pieces = (text: string) =>

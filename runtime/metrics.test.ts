@@ -18,6 +18,7 @@ const payment: BusStatus = {
     },
   ],
   outbox: { waiting: 4, oldestAgeMs: 0 },
+  bridges: [{ name: 'order_events', endpoint: 'rabbitmq queue order_events', ready: false, reason: 'it is away' }],
 }
 
 test('requests are counted by route, whatever the path', async () => {
@@ -64,6 +65,7 @@ test('the backlog of each subscription is shown, and goes when its service does'
   assert(body.includes(`bus_dead_letters${label} 1\n`))
   assert(body.includes('bus_outbox_messages{service="payment"} 4\n'))
   assert(body.includes('bus_timers{service="payment"} 9\n'))
+  assert(body.includes('bus_bridge_ready{service="payment",bridge="order_events"} 0\n'))
   assert(body.includes('bus_ready{service="payment"} 1\n'))
   sources = []
   assert.equal((await metrics.render()).body.includes(label), false)
@@ -74,4 +76,17 @@ test('a bus that cannot say how it is does not hide the others', async () => {
   const { body } = await createMetrics(() => [away, () => payment]).render()
   assert(body.includes('bus_status_failures_total 1\n'))
   assert(body.includes('bus_outbox_messages{service="payment"} 4\n'))
+})
+
+test('what waits for a service that does not run here is shown without a service', async () => {
+  const notification = { name: 'notification', waiting: 40_000, oldestAgeMs: 2_500 }
+  const { body } = await createMetrics(
+    () => [() => payment],
+    async () => [notification],
+  ).render()
+  const label = '{service="",subscription="notification"}'
+  assert(body.includes(`bus_backlog_messages${label} 40000\n`))
+  assert(body.includes(`bus_backlog_oldest_age_seconds${label} 2.5\n`))
+  assert.equal(body.includes(`bus_in_flight_messages${label}`), false, 'only its own process knows')
+  assert(body.includes('bus_backlog_messages{service="payment",subscription="payment"} 7\n'))
 })

@@ -16,8 +16,17 @@ export type Metrics = {
   render(): Promise<{ contentType: string; body: string }>
 }
 
-/** @param busStatuses asked each time the metrics are read; one that fails is counted, and the others are shown */
-export function createMetrics(busStatuses: () => readonly (() => BusStatus | Promise<BusStatus>)[]): Metrics {
+/** What waits on the broker for a subscription of a service that does not run in this process. */
+export type Unattended = { readonly name: string; readonly waiting: number; readonly oldestAgeMs: number }
+
+/**
+ * @param busStatuses asked each time the metrics are read; one that fails is counted, and the others are shown
+ * @param unattended asked each time too; shown without the label `service`
+ */
+export function createMetrics(
+  busStatuses: () => readonly (() => BusStatus | Promise<BusStatus>)[],
+  unattended: () => Promise<readonly Unattended[]> = async () => [],
+): Metrics {
   const registry = new Registry()
   collectDefaultMetrics({ register: registry, eventLoopMonitoringPrecision: EVENT_LOOP_SAMPLING_MS })
   const duration = new Histogram({
@@ -43,9 +52,13 @@ export function createMetrics(busStatuses: () => readonly (() => BusStatus | Pro
       duration.observe({ method: c.req.method, route, status: c.res.status }, (performance.now() - startedAt) / 1000)
     },
     async render() {
-      const statuses = await Promise.allSettled(busStatuses().map(async (status) => status()))
+      const [statuses, others] = await Promise.all([
+        Promise.allSettled(busStatuses().map(async (status) => status())),
+        unattended(),
+      ])
       failures.inc(statuses.filter(({ status }) => status === 'rejected').length)
-      record(statuses.flatMap((result) => (result.status === 'fulfilled' ? [result.value] : [])))
+      const answered = statuses.flatMap((result) => (result.status === 'fulfilled' ? [result.value] : []))
+      record(answered, others)
       return { contentType: registry.contentType, body: await registry.metrics() }
     },
   }
@@ -54,7 +67,7 @@ export function createMetrics(busStatuses: () => readonly (() => BusStatus | Pro
 /** Where no route matched, the last that did is the middleware on every path. */
 const routeOrNone = (route: string) => (route.includes('*') ? 'none' : route)
 
-function busMetrics(registry: Registry): (statuses: readonly BusStatus[]) => void {
+function busMetrics(registry: Registry): (statuses: readonly BusStatus[], others: readonly Unattended[]) => void {
   const gauge = (name: string, help: string, labelNames: string[]) =>
     new Gauge({ name, help, labelNames, registers: [registry] })
   const labels = ['service', 'subscription']
@@ -69,6 +82,7 @@ function busMetrics(registry: Registry): (statuses: readonly BusStatus[]) => voi
   ])
   const timers = gauge('bus_timers', 'Messages to be published later', ['service'])
   const ready = gauge('bus_ready', '1 while the broker and the database answer', ['service'])
+  const bridge = gauge('bus_bridge_ready', "1 while the foreign program's broker answers", ['service', 'bridge'])
   // Counted by the bus itself since its process started, so they are set and not added to: a scraper sees counters.
   const counted = (name: string, help: string) => new Counter({ name, help, labelNames: labels, registers: [registry] })
   const handled = counted('bus_handled_messages_total', 'Deliveries whose effects were committed')
@@ -76,15 +90,22 @@ function busMetrics(registry: Registry): (statuses: readonly BusStatus[]) => voi
     'bus_failed_attempts_total',
     'Tries of a handler that failed: retries and dead letters come of them',
   )
-  const all = [waiting, age, inFlight, deferred, deadLetters, outbox, outboxAge, timers, ready, handled, failed]
+  const all = [waiting, age, inFlight, deferred, deadLetters, outbox, outboxAge, timers, ready, handled, failed, bridge]
 
-  return (statuses) => {
+  return (statuses, others) => {
     for (const each of all) each.reset()
+    for (const { name, ...other } of others) {
+      // Prometheus takes an empty label for one that is not there.
+      const label = { service: '', subscription: name }
+      waiting.set(label, other.waiting)
+      age.set(label, other.oldestAgeMs / 1000)
+    }
     for (const { service, subscriptions, outbox: box, ...status } of statuses) {
       ready.set({ service }, status.ready ? 1 : 0)
       timers.set({ service }, status.timers)
       outbox.set({ service }, box.waiting)
       outboxAge.set({ service }, box.oldestAgeMs / 1000)
+      for (const { name, ready } of status.bridges) bridge.set({ service, bridge: name }, ready ? 1 : 0)
       for (const subscription of subscriptions) {
         const label = { service, subscription: subscription.name }
         waiting.set(label, subscription.waiting)

@@ -83,7 +83,17 @@ export async function prepareService({ name, schema, wire }: ServiceDefinition, 
     await store.migrate('idempotency', idempotencyDdl)
     if (schema) await store.migrate(name, await readFile(schema, 'utf8'))
     const tracing = host.traces?.of(name)
-    const bus = createBus({ service: name, transport, store, events, clock, random, log, ...(tracing && { tracing }) })
+    const bus = createBus({
+      service: name,
+      transport,
+      store,
+      events,
+      clock,
+      random,
+      log,
+      codec: config.codec,
+      ...(tracing && { tracing }),
+    })
     const idempotency = createIdempotency({ bus, store, clock })
     const makeId = idMaker(clock, random)
     const newId = (prefix: string) => `${prefix}_${makeId()}`

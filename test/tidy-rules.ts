@@ -90,8 +90,9 @@ const below: Readonly<Record<string, readonly string[]>> = {
   auditor: ['services/*', 'services', 'contracts', 'runtime', 'bus'],
   main: ['auditor', 'services/*', 'services', 'contracts', 'runtime', 'bus'],
   replay: ['main', 'auditor', 'services/*', 'services', 'contracts', 'runtime', 'bus'],
+  outage: ['replay', 'main', 'auditor', 'services/*', 'services', 'contracts', 'runtime', 'bus'],
   bench: ['main', 'auditor', 'services/*', 'services', 'contracts', 'runtime', 'bus'],
-  test: ['replay', 'bench', 'main', 'auditor', 'services/*', 'services', 'contracts', 'runtime', 'bus'],
+  test: ['outage', 'replay', 'bench', 'main', 'auditor', 'services/*', 'services', 'contracts', 'runtime', 'bus'],
 }
 const packages = ['bus', 'contracts', 'runtime']
 
@@ -104,7 +105,7 @@ function partOf(path: string): string {
 
 const kindOf = (part: string) => (part.startsWith('services/') ? 'services/*' : part)
 
-/** Imports point down only: main, test, bench, replay → auditor → services, never each other → contracts, runtime → bus. */
+/** Imports point down only: main, test, bench, outage, replay → auditor → services, never each other → contracts, runtime → bus. */
 export const importDirection: Rule = (files) =>
   files.filter(isCode).flatMap((file) => {
     const part = partOf(file.path)
@@ -133,7 +134,7 @@ function targetOf(path: string, from: string): string | null {
 
 const BUS_DEPENDENCIES = ['croner']
 /** Where the bus may know a broker's, a database's or a format's own package, which only those who use it install. */
-const BUS_PEERS_BELONG = /^bus\/(?:transports|stores|codecs|testing)\//
+const BUS_PEERS_BELONG = /^bus\/(?:transports|stores|codecs|endpoints|testing)\//
 
 /** The bus needs Node and croner, and a client where it is used; every other part only packages that its package.json names. */
 export const declaredPackages: Rule = (files) => {

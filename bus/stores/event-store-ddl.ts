@@ -64,7 +64,8 @@ create or replace function bus_event_position() returns bigint language plpgsql 
 begin
   if coalesce(current_setting('bus.appends', true), '') <> 'yes' then
     perform pg_advisory_xact_lock_shared(
-      ((current_schema()::regnamespace::oid::bigint & 32767) << 48) | (select last_value from bus_event_sequence));
+      ((current_schema()::regnamespace::oid::bigint & 32767) << 48) |
+      (select case when is_called then last_value else last_value - 1 end from bus_event_sequence));
     perform set_config('bus.appends', 'yes', true);
   end if;
   return nextval('bus_event_sequence');

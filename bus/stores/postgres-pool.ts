@@ -60,7 +60,10 @@ export class Pool {
     }
     this.closed = true
     const idle = this.idle.splice(0)
-    for (const { timer } of idle) clearTimeout(timer)
+    for (const { timer, connection } of idle) {
+      clearTimeout(timer)
+      connection.ref() // or the process would end while we wait for the last word
+    }
     await Promise.all(idle.map(({ connection }) => connection.close()))
   }
 

@@ -53,9 +53,9 @@ export function postgresStore(url: string, options: PostgresStoreOptions = {}): 
     throw new BusError('invalid_argument', `schema '${schema}': write lower-case letters, digits and _, 63 at most`)
   }
   const place = placeOf(url, schema)
-  const make = (readOnly: boolean) => () => connect(url, { schema, place, readOnly, limits })
-  const writers = new Pool(make(false), limits.poolMax, limits.idleTimeoutMs)
-  const readers = new Pool(make(true), limits.readersMax, limits.idleTimeoutMs)
+  const make = () => connect(url, { schema, place, limits })
+  const writers = new Pool(make, limits.poolMax, limits.idleTimeoutMs)
+  const readers = new Pool(make, limits.readersMax, limits.idleTimeoutMs)
   let opening: Promise<void> | undefined
   let isOpen = false
   let closing: Promise<void> | undefined
@@ -70,7 +70,7 @@ export function postgresStore(url: string, options: PostgresStoreOptions = {}): 
     const connection = await writers.take()
     const tx = new Transaction(connection, 0)
     try {
-      await connection.begin()
+      connection.begin()
       const value = await work(tx)
       tx.end() // G2
       await commit(connection)
@@ -209,6 +209,12 @@ async function hashUnder(connection: Connection, name: string): Promise<string |
   return row?.hash
 }
 
+/** A failure that nobody awaits ends no process: the commit tells of it (G3). */
+function heard<T>(answer: Promise<T>): Promise<T> {
+  answer.catch(() => {})
+  return answer
+}
+
 class Transaction implements Tx {
   readonly dialect = 'postgres'
   private live_: Connection | undefined
@@ -237,19 +243,19 @@ class Transaction implements Tx {
   }
 
   get<R>(query: Sql): Promise<R | undefined> {
-    return this.connection.get<R>(query)
+    return heard(this.connection.get<R>(query))
   }
 
   all<R>(query: Sql): Promise<R[]> {
-    return this.connection.all<R>(query)
+    return heard(this.connection.all<R>(query))
   }
 
   run(query: Sql): Promise<number> {
-    return this.connection.run(query)
+    return heard(this.connection.run(query))
   }
 
   insert(table: string, rows: readonly Row[], options?: { orIgnore?: boolean }): Promise<number[]> {
-    return this.connection.insert(table, rows, options?.orIgnore ?? false)
+    return heard(this.connection.insert(table, rows, options?.orIgnore ?? false))
   }
 
   async savepoint<T>(work: (tx: Tx) => MaybePromise<T>): Promise<T> {

@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict'
 import { type Bus, type BusOptions, createBus } from '../bus.ts'
 import { type Clock, type Random, seededRandom } from '../clock.ts'
-import { jsonCodec } from '../codec.ts'
+import { jsonCodec } from '../codecs/json.ts'
 import type { HandlerContext } from '../consumer.ts'
 import { PermanentError, UnavailableError } from '../errors.ts'
 import { type EventType, event, type Schema } from '../event.ts'

@@ -1,6 +1,8 @@
 /** For people who write their own transport or store, and for tests of services: '@shopsphere/bus/testing'. */
+export { type BridgeSuiteOptions, bridgeSuite } from './bridge-suite.ts'
 export { type BusSuiteOptions, busSuite } from './bus-suite.ts'
 export { type CrashPlan, type CrashSuiteOptions, type CrashWorld, crashSuite } from './crash-suite.ts'
+export { eraseBroker, eraseDatabase } from './erase.ts'
 export { eventStoreSuite } from './event-store-suite.ts'
 export { type EventuallyOptions, eventually } from './eventually.ts'
 export { type FaultBroker, startFaultBroker } from './fault-broker.ts'

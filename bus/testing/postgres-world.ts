@@ -23,3 +23,15 @@ export async function dropSchemas(schemas: readonly string[], url = sharedPostgr
     await client.end()
   }
 }
+
+/** Names of the schemas that begin so. */
+export async function schemasBehind(prefix: string, url = sharedPostgresUrl): Promise<string[]> {
+  const client = new Client({ connectionString: url })
+  await client.connect()
+  try {
+    const { rows } = await client.query('select nspname from pg_namespace where starts_with(nspname, $1)', [prefix])
+    return rows.map(({ nspname }) => nspname)
+  } finally {
+    await client.end()
+  }
+}

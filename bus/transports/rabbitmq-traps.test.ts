@@ -14,6 +14,7 @@ import { rabbitmqPrefix } from '../testing/rabbitmq-place.ts'
 import type { RabbitmqSharePlan, RabbitmqShareReport } from '../testing/rabbitmq-share-child.ts'
 import { needs } from '../testing/servers/needs.ts'
 import { startProxy } from '../testing/servers/proxy.ts'
+import { startRabbitmq } from '../testing/servers/rabbitmq.ts'
 import { inWorld, type World } from '../testing/world.ts'
 import type { Lease } from '../transport.ts'
 import { type RabbitmqTransportOptions, rabbitmqTransport, watchBrokerDeadLetters } from './rabbitmq.ts'
@@ -24,7 +25,7 @@ const newId = idMaker(systemClock, Math.random)
 const FACT = { timeoutMs: 20_000 }
 
 const check = (title: string, run: (world: World) => Promise<void>) =>
-  test(`rabbitmq: ${title}`, { skip, timeout: 60_000 }, () => inWorld(run))
+  test(`rabbitmq: ${title}`, { skip, timeout: 120_000 }, () => inWorld(run))
 
 async function opened(world: World, options: RabbitmqTransportOptions = {}, at = url) {
   const transport = rabbitmqTransport(at, { prefix: rabbitmqPrefix(world, url), ...options })
@@ -330,12 +331,13 @@ check('refused for good: credentials, virtual host, a queue made otherwise; and 
   assert.throws(() => rabbitmqTransport('http://localhost'), { code: 'invalid_argument' })
   const channel = await stranger(world)
   await channel.assertQueue(`${prefix}other.1`, { durable: true })
-  world.defer(() => channel.deleteQueue(`${prefix}other.1`))
   const transport = await opened(world)
   await assert.rejects(transport.declare(everything('other')), {
     code: 'transport_refused',
     message: /inequivalent arg '[a-z-]+' for queue '.*other\.1'.*; remove what was made otherwise/,
   })
+  await channel.deleteQueue(`${prefix}other.1`)
+  await transport.declare(everything('other'))
 })
 
 check('B11 a broker that is not there is unavailable, and opened again once it is', async (world) => {
@@ -348,6 +350,31 @@ check('B11 a broker that is not there is unavailable, and opened again once it i
   proxy.restore()
   await transport.open()
   assert.deepEqual(transport.state(), { ready: true, reason: null })
+})
+
+check('F12 B11 a broker that is restarted twice under load loses nothing', async (world) => {
+  const server = await startRabbitmq()
+  world.defer(() => server[Symbol.asyncDispose]())
+  const transport = rabbitmqTransport(server.url, { confirmMaxMs: 5_000 })
+  world.defer(() => transport.close())
+  await transport.open()
+  await transport.declare(everything('all'))
+  const inbox = await consume(transport, 'all')
+  const messages = series(2_000, 50)
+  for (let start = 0; start < messages.length; start += 100) {
+    const batch = messages.slice(start, start + 100)
+    if (start === 500 || start === 1_200) {
+      await server.stop()
+      await assert.rejects(transport.publish(batch), { name: 'UnavailableError' })
+      await server.start()
+    }
+    await eventually(() => transport.publish(batch).then(() => true), { timeoutMs: 40_000, intervalMs: 50 })
+  }
+  await inbox.untilIds((seen) => seen.size === 2_000)
+  const seen = new Set<string>()
+  const firsts = inbox.deliveries.map((one) => one.message).filter(({ id }) => !seen.has(id) && seen.add(id))
+  for (const [key, expected] of Map.groupBy(messages, (one) => one.key))
+    assert.deepEqual(ids(firsts.filter((one) => one.key === key)), ids(expected), `order of ${key}`)
 })
 
 check(

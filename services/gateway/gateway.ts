@@ -17,6 +17,7 @@ import type { Traces } from '@shopsphere/runtime/tracing'
 import type { Context } from 'hono'
 import { cors } from 'hono/cors'
 import { json } from '../route-parts.ts'
+import { createBrokerBacklog } from './broker-backlog.ts'
 import { API_VERSION, createRemoteDocuments, documentOf, mergeOpenapi, type NamedDocument } from './documents.ts'
 import { readinessOf } from './health.ts'
 import { createLiveFeed } from './live-feed.ts'
@@ -61,7 +62,12 @@ export function createGateway(options: GatewayOptions): Gateway {
   const log = options.log.child({ service: 'gateway' })
   const here = new Set(services.map(({ name }) => name))
   const elsewhere = new Map([...config.serviceUrls].filter(([name]) => !here.has(name)))
-  const metrics = createMetrics(() => services.map((service) => () => service.status()))
+  const subscriptionsHere = new Set(services.flatMap(({ bus }) => bus.subscriptions()))
+  const brokerBacklog = createBrokerBacklog({ transport, here: subscriptionsHere, clock })
+  const metrics = createMetrics(
+    () => services.map((service) => () => service.status()),
+    async () => (await brokerBacklog()).subscriptions,
+  )
   const forward = createForward()
 
   const door = createFrontDoor({ log, tokens, around: metrics.middleware, tracing: options.traces?.of('gateway') })
@@ -77,7 +83,7 @@ export function createGateway(options: GatewayOptions): Gateway {
   const live = createLiveRoutes({ feed, clock, log, trustProxy: config.trustProxy, askOrder })
   const own = [
     live.routes,
-    createOperationsRoutes({ services, elsewhere, forward, findings: options.findings, log }),
+    createOperationsRoutes({ services, elsewhere, forward, findings: options.findings, brokerBacklog, log }),
     aboutRoutes({ ...options, elsewhere, metrics, log }),
   ]
   for (const routes of own) door.route('/', routes)

@@ -7,6 +7,8 @@ export type Readiness = {
   readonly ready: boolean
   readonly broker: { readonly name: string; readonly ready: boolean }
   readonly services: readonly { readonly name: string; readonly ready: boolean }[]
+  /** To programs of others: one that is away is no reason to take this process out of use, since its own work goes on. */
+  readonly bridges: readonly { readonly name: string; readonly ready: boolean; readonly reason: string | null }[]
   /** Answered for elsewhere: no reason to take this process out of use. */
   readonly elsewhere: readonly string[]
 }
@@ -19,7 +21,8 @@ export async function readinessOf(
 ): Promise<Readiness> {
   const broker = { name: transport.name, ready: await answers(transport) }
   const states = services.map(({ name, bus }) => ({ name, ready: bus.ready() }))
-  return { ready: broker.ready && states.every(({ ready }) => ready), broker, services: states, elsewhere }
+  const bridges = services.flatMap(({ bus }) => bus.bridges())
+  return { ready: broker.ready && states.every(({ ready }) => ready), broker, services: states, bridges, elsewhere }
 }
 
 async function answers(transport: Transport): Promise<boolean> {

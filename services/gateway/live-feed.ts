@@ -13,6 +13,7 @@ import {
   type EventType,
   jsonCodec,
   type Message,
+  readingAll,
   type Timer,
   type Transport,
   upcast,
@@ -55,7 +56,7 @@ export function createLiveFeed(options: {
   codec?: Codec
   bufferMessagesMax?: number
 }): LiveFeed {
-  const { transport, clock, log, codec = jsonCodec, bufferMessagesMax = BUFFER_MESSAGES_MAX } = options
+  const { transport, clock, log, codec = readingAll(jsonCodec), bufferMessagesMax = BUFFER_MESSAGES_MAX } = options
   const events = new Map(options.events.map((event) => [event.type, event]))
   const watchers = new Set<Watched>()
   const buffer = new Map<string, WireMessage>() // in the order of their coming

@@ -41,6 +41,44 @@ test('the status of every service', async () => {
   assert.deepEqual((await ask(shop, 'GET /api/operations/status')).body.unknown, ['order'])
 })
 
+test('what waits for a service that does not run here is seen, and its own subscriptions are not shown twice', async () => {
+  await using shop = await openTestShop()
+  const audit = { name: 'audit', bindings: [{ kind: 'fanout' as const }], from: 'now' as const }
+  await shop.transport.declare(audit)
+  for (let n = 0; n < 3; n++) await shop.payment.bus.publish(paymentProcessed, paymentProcessed.example!)
+  await shop.payment.bus.idle()
+  await shop.clock.advance(1_500)
+  const { broker } = (await ask(shop, 'GET /api/operations/status')).body
+  assert.deepEqual(broker.unknown, [])
+  const [{ oldestAt, oldestAgeMs, ...waits }, ...others] = broker.subscriptions
+  assert.deepEqual([waits, others], [{ name: 'audit', waiting: 3 }, []])
+  assert.ok(oldestAgeMs >= 1_500, `${oldestAgeMs} ms`)
+  assert.equal(oldestAt, shop.clock.now() - oldestAgeMs)
+  const metrics = await (await shop.app.request('/metrics')).text()
+  assert.match(metrics, /^bus_backlog_messages\{service="",subscription="audit"\} 3$/m)
+  assert.ok(
+    metrics.includes(`bus_backlog_oldest_age_seconds{service="",subscription="audit"} ${oldestAgeMs / 1_000}\n`),
+  )
+  assert.doesNotMatch(metrics, /service="",subscription="order"/)
+})
+
+test('a broker that does not say what waits hides nothing else', async () => {
+  const transport = memoryTransport(memoryBroker())
+  await using shop = await openTestShop({ transport })
+  await transport.declare({ name: 'audit', bindings: [{ kind: 'fanout' }], from: 'now' })
+  await transport.declare({ name: 'mute', bindings: [{ kind: 'fanout' }], from: 'now' })
+  const backlog = transport.backlog.bind(transport)
+  transport.backlog = (name) => (name === 'mute' ? Promise.reject(new Error('away')) : backlog(name))
+  const { body } = await ask(shop, 'GET /api/operations/status')
+  assert.deepEqual(
+    [body.broker.subscriptions.map(({ name }: { name: string }) => name), body.broker.unknown],
+    [['audit'], ['mute']],
+  )
+  transport.subscriptions = () => Promise.reject(new Error('away'))
+  const away = (await ask(shop, 'GET /api/operations/status')).body
+  assert.deepEqual([away.broker, away.services.length], [{ subscriptions: [], unknown: [] }, 2])
+})
+
 test('what the auditor has found', async () => {
   await using shop = await openTestShop()
   const { body } = await ask(shop, 'GET /api/operations/audit')

@@ -1,6 +1,6 @@
 /** For operators: how the services are, and what to do with dead letters. Each act says who and why. */
 import { createRoute, z } from '@hono/zod-openapi'
-import { BusError, type BusStatus, type DeadLetter } from '@shopsphere/bus'
+import { BusError, type BusStatus, type DeadLetter, jsonCodec, readingAll } from '@shopsphere/bus'
 import { requireCaller, requireRole } from '@shopsphere/runtime/auth'
 import { type Api, createApi } from '@shopsphere/runtime/http'
 import type { Log } from '@shopsphere/runtime/log'
@@ -11,6 +11,7 @@ import type { Service } from '@shopsphere/runtime/service'
 import type { Context } from 'hono'
 import { lineOf } from '../fields.ts'
 import { body, json, signedIn as security } from '../route-parts.ts'
+import type { BrokerBacklog } from './broker-backlog.ts'
 import type { Forward } from './proxy.ts'
 
 const GROUP_LENGTH_MAX = 4_000
@@ -36,6 +37,9 @@ const serviceStatus = z
     subscriptions: z.array(subscriptionStatus),
     outbox: z.object({ waiting: count, oldestAgeMs: z.number() }),
     timers: count,
+    bridges: z.array(
+      z.object({ name: z.string(), endpoint: z.string(), ready: z.boolean(), reason: z.string().nullable() }),
+    ),
   })
   .openapi('ServiceStatus')
 
@@ -67,7 +71,7 @@ const deadLetterWhole = deadLetter
   .extend({
     detail: z.string(),
     headers: z.record(z.string(), z.string()),
-    message: z.unknown().openapi({ description: 'The message; where its bytes are no JSON, {base64}' }),
+    message: z.unknown().openapi({ description: 'The message; where its bytes are none: {text}, or else {base64}' }),
     acts: z.array(act),
   })
   .openapi('DeadLetterWhole')
@@ -96,6 +100,10 @@ const rehearsal = z
   ])
   .openapi('Rehearsal')
 
+const waitingElsewhere = z
+  .object({ name: z.string(), waiting: count, oldestAt: z.int().nullable(), oldestAgeMs: z.number() })
+  .openapi('WaitingElsewhere')
+
 const tags = ['operations']
 const middleware = requireRole('operator')
 const one = { params: z.object({ service: serviceName, id: z.string().min(1).max(128) }) }
@@ -104,7 +112,8 @@ const path = '/api/operations/dead-letters' as const
 const statusRoute = createRoute({
   method: 'get',
   path: '/api/operations/status',
-  summary: 'Subscriptions, backlogs, outboxes, timers and dead letters of the services of this process',
+  summary:
+    'Backlogs, outboxes, timers and dead letters of the services of this process; what waits on the broker for others',
   tags,
   security,
   middleware,
@@ -115,6 +124,12 @@ const statusRoute = createRoute({
         services: z.array(serviceStatus),
         unknown: z.array(z.string()).openapi({ description: 'Services that could not say how they are' }),
         elsewhere: z.record(z.string(), z.string()).openapi({ description: 'Services of other processes: ask there' }),
+        broker: z
+          .object({
+            subscriptions: z.array(waitingElsewhere),
+            unknown: z.array(z.string()).openapi({ description: 'Subscriptions that the broker did not answer for' }),
+          })
+          .openapi({ description: 'What waits for subscriptions of services that do not run here, stopped ones too' }),
       }),
     ),
     ...problemAnswers(401, 403),
@@ -277,9 +292,10 @@ export function createOperationsRoutes(options: {
   elsewhere: ReadonlyMap<string, string>
   forward: Forward
   findings: () => Findings
+  brokerBacklog: () => Promise<BrokerBacklog>
   log: Log
 }): Api {
-  const { services, elsewhere, forward, findings, log } = options
+  const { services, elsewhere, forward, findings, brokerBacklog, log } = options
   const api = createApi(log)
 
   /** Runs `work` with the service where it is here; where not, its own process answers. */
@@ -311,10 +327,14 @@ export function createOperationsRoutes(options: {
     name !== undefined && elsewhere.has(name) && !services.some((service) => service.name === name)
 
   api.openapi(statusRoute, async (c) => {
-    const asked = await Promise.allSettled(services.map((service) => service.status()))
+    const [asked, { subscriptions, unknown: unanswered }] = await Promise.all([
+      Promise.allSettled(services.map((service) => service.status())),
+      brokerBacklog(),
+    ])
     const statuses = asked.flatMap((answer) => (answer.status === 'fulfilled' ? [answer.value] : []))
     const unknown = services.filter((_, index) => asked[index]!.status === 'rejected').map(({ name }) => name)
-    const answer = { services: statuses.map(plain), unknown, elsewhere: Object.fromEntries(elsewhere) }
+    const broker = { subscriptions: [...subscriptions], unknown: [...unanswered] }
+    const answer = { services: statuses.map(plain), unknown, elsewhere: Object.fromEntries(elsewhere), broker }
     return c.json(answer, 200)
   })
 
@@ -404,7 +424,11 @@ export function createOperationsRoutes(options: {
   return api
 }
 
-const plain = ({ subscriptions, ...status }: BusStatus) => ({ ...status, subscriptions: [...subscriptions] })
+const plain = ({ subscriptions, bridges, ...status }: BusStatus) => ({
+  ...status,
+  subscriptions: [...subscriptions],
+  bridges: [...bridges],
+})
 
 /** What the bus refuses because of what the operator sent. */
 async function translated<T>(work: () => Promise<T>): Promise<T> {
@@ -424,10 +448,22 @@ function shown(service: string, letter: DeadLetter) {
   return { id, service, subscription, messageId, type, key, code, cause, attempts, failedAt, status }
 }
 
+/** What people can read of it: JSON as it is, another format's message decoded, text, or the bytes. */
 function readable(bytes: string | Uint8Array): unknown {
-  try {
-    return JSON.parse(typeof bytes === 'string' ? bytes : new TextDecoder('utf-8', { fatal: true }).decode(bytes))
-  } catch {
-    return { base64: Buffer.from(bytes).toString('base64') }
+  const attempts = [
+    () => JSON.parse(typeof bytes === 'string' ? bytes : utf8.decode(bytes)),
+    () => anyCodec.decode(bytes),
+    () => ({ text: typeof bytes === 'string' ? bytes : utf8.decode(bytes) }),
+  ]
+  for (const attempt of attempts) {
+    try {
+      return attempt()
+    } catch {
+      // the next one may
+    }
   }
+  return { base64: Buffer.from(bytes).toString('base64') }
 }
+
+const utf8 = new TextDecoder('utf-8', { fatal: true })
+const anyCodec = readingAll(jsonCodec)

@@ -6,7 +6,7 @@
  * N3 A mail server that is away is tried again for hours; then, or where it refuses for good, notification.failed says so.
  *    Nothing else waits for that.
  */
-import type { Bus, Clock, OutsideContext, SubscribeOptions } from '@shopsphere/bus'
+import type { Bus, Clock, HandlerContext, OutsideContext, SubscribeOptions } from '@shopsphere/bus'
 import { notificationFailed, notificationSent, userDeleted, userRegistered, userUpdated } from '@shopsphere/contracts'
 import type { Log } from '@shopsphere/runtime/log'
 import { type Mailer, MailRefusal } from './mailer.ts'
@@ -27,7 +27,7 @@ const CHANNEL = 'email'
 const CONCURRENCY = 64
 /** Together with the waiting times: about five hours. */
 const ATTEMPTS_MAX = 40
-const settings: SubscribeOptions = {
+export const settings: SubscribeOptions = {
   concurrency: CONCURRENCY,
   attemptsMax: ATTEMPTS_MAX,
   backoff: { firstMs: 500, maxMs: 900_000 },
@@ -54,23 +54,33 @@ export function hear({ bus, clock, log, mailer }: NotificationParts): void {
       step.event,
       {
         outside: (data, asked) => tell(step, data, { ...asked, clock, log, mailer }),
-        handle: async (_, { tx, publish }, told: Notification | null) => {
-          if (told === null || !(await addNotification(tx, told))) return
-          const { notificationId, recipient, userId, orderId, step, channel, subject, reason, attempts } = told
-          const about = { notificationId, recipient, userId, orderId, step, channel, subject }
-          if (reason === null) publish(notificationSent, about)
-          else publish(notificationFailed, { ...about, reason, attempt: attempts })
-        },
+        handle: noteTold,
       },
       settings,
     )
   }
 }
 
+/** Writes that somebody was told, or could not be, and says so. */
+export async function noteTold(
+  _: unknown,
+  { tx, publish }: Pick<HandlerContext, 'tx' | 'publish'>,
+  told: Notification | null,
+): Promise<void> {
+  if (told === null || !(await addNotification(tx, told))) return
+  const { notificationId, recipient, userId, orderId, step, channel, subject, reason, attempts } = told
+  const about = { notificationId, recipient, userId, orderId, step, channel, subject }
+  if (reason === null) publish(notificationSent, about)
+  else publish(notificationFailed, { ...about, reason, attempt: attempts })
+}
+
+/** A step, whatever set it off. */
+export type Telling<Data> = Omit<Step<Data>, 'event'>
+
 type Asked = OutsideContext & { clock: Clock; log: Log; mailer: Mailer }
 
 /** Sends the mail; null: there is nobody to tell, or nothing to be told. Throws where it has to be tried again. */
-async function tell<Data>(step: Step<Data>, data: Data, asked: Asked): Promise<Notification | null> {
+export async function tell<Data>(step: Telling<Data>, data: Data, asked: Asked): Promise<Notification | null> {
   if (step.isTold && !step.isTold(data)) return null
   const { message, attempt, read, signal, clock, log, mailer } = asked
   const occasion = step.occasion(data)

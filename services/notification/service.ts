@@ -1,6 +1,8 @@
 /** Notification: tells people how their orders go, once each step, and keeps what was told. */
+import { openForeignPlaces } from '@shopsphere/runtime/foreign-places'
 import { createApi } from '@shopsphere/runtime/http'
 import { defineService } from '@shopsphere/runtime/service'
+import { confirmForeignOrders } from './foreign-orders.ts'
 import { hear } from './handlers.ts'
 import { createMailerSimulator } from './mailer-simulator.ts'
 import { addRoutes } from './routes.ts'
@@ -8,9 +10,11 @@ import { addRoutes } from './routes.ts'
 export const notification = defineService({
   name: 'notification',
   schema: new URL('./schema.sql', import.meta.url),
-  wire({ bus, store, clock, random, config, log }) {
+  async wire({ bus, store, clock, random, config, log }) {
     const mailer = createMailerSimulator({ store, clock, random, ...config.mailer })
     hear({ bus, clock, log, mailer })
+    for (const place of await openForeignPlaces('order_events', config.foreign.orderEventsFrom))
+      confirmForeignOrders({ bus, clock, log, mailer }, place)
     const routes = createApi(log)
     addRoutes(routes, { store, mailer })
     return { routes }

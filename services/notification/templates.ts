@@ -66,6 +66,13 @@ export function welcome(_: DataOf<typeof userRegistered>, reader: Reader): Writt
   }
 }
 
+export function foreignOrderReceived({ order_id }: { order_id: string }, reader: Reader): Written {
+  return {
+    subject: 'We have received your order',
+    text: letter(reader, `Thank you for your order ${order_id}. It was received and is being worked on.`),
+  }
+}
+
 export function orderReceived(order: DataOf<typeof orderPlaced>, reader: Reader): Written {
   return {
     subject: 'We have received your order',

@@ -1,0 +1,13 @@
+/** One process of a shop: runs the services that SERVICES names until its parent lets go of it, or kills it. */
+import { StartError } from '@shopsphere/runtime/start-error'
+import { startShop } from '../shop.ts'
+
+try {
+  const shop = await startShop()
+  process.once('disconnect', () => void shop.close())
+  process.send?.({ url: shop.url })
+} catch (error) {
+  if (!(error instanceof StartError)) throw error
+  process.send?.({ refused: error.message, exitCode: error.exitCode })
+  process.disconnect?.()
+}
