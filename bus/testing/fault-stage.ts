@@ -26,7 +26,9 @@ import type { World } from './world.ts'
 /** Enough that every shard has some. */
 const KEYS = 40
 const LINES_SHOWN = 15
-const WORDS_IN_TRANSACTION = 10
+const WORDS_IN_TRANSACTION = 20
+/** Said between two looks at how much is heard. */
+const WORDS_BETWEEN_LOOKS = 100
 const CHILD_READY_WITHIN_MS = 20_000
 
 export type Heard = { n: number; message_key: string; pid: number }
@@ -167,7 +169,7 @@ export class FaultStage {
     let done = false
     const saying = async () => {
       while (!done) {
-        if (this.said - (await this.heardCount()) < aheadMax) await this.say(WORDS_IN_TRANSACTION * 2)
+        if (this.said - (await this.heardCount()) < aheadMax) await this.say(WORDS_BETWEEN_LOOKS)
         else await new Promise((resolve) => setTimeout(resolve, 5))
       }
     }
