@@ -30,6 +30,8 @@ else {
   const deletions = {
     'a queue': (place: FaultPlace) =>
       byHand(place, (channel) => channel.deleteQueue(namesIn(place).shard('scribe', 1))),
+    'the queue that stands in for others': (place: FaultPlace) =>
+      byHand(place, (channel) => channel.deleteQueue(namesIn(place).shard('scribe', 0))),
     'a binding': (place: FaultPlace) =>
       byHand(place, (channel) =>
         channel.unbindExchange(namesIn(place).subscription('scribe'), namesIn(place).events, 'teller.said'),
