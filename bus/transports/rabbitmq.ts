@@ -31,6 +31,7 @@ import type {
   Transport,
   TransportState,
 } from '../transport.ts'
+import { bringHome } from './rabbitmq-homeless.ts'
 import { closedError, isMissing, Link } from './rabbitmq-link.ts'
 import { Publisher } from './rabbitmq-publisher.ts'
 import { Reader } from './rabbitmq-reader.ts'
@@ -352,7 +353,14 @@ class Rabbitmq implements RabbitmqTransport {
     stale: readonly Binding[],
   ): Promise<void> {
     const [major] = this.consuming.version
-    await declareQueues(channel, this.names, { name, shards, major })
+    await declareQueues(channel, this.names, { name, shards, major }, async () => {
+      const count = await bringHome(this.consuming, this.names, { name, shards })
+      if (count > 0)
+        this.log.warn(
+          { subscription: name, count },
+          'messages that had found no queue were brought home from its dead ones',
+        )
+    })
     await bind(channel, this.names, { kind: 'exchange', name: this.names.subscription(name) }, bindings, stale)
   }
 
