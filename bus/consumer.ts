@@ -141,6 +141,8 @@ type Outcome = {
   readonly failures: { work: Work; error: unknown }[]
   /** Attempts that end with the transaction. */
   readonly spans: Span[]
+  /** Under which it commits (C8). */
+  leases: ReadonlyMap<number, Lease>
 }
 
 type Lane = { queue: Work[]; busy: boolean }
@@ -178,6 +180,8 @@ export class Consumer {
   private running = 0
   private pumping = false
   private inHand = 0
+  /** By shard: the epoch under which this process has committed last. */
+  private readonly fenceEpochs = new Map<number, number>()
   private deferredInHand = 0
   private holding = false
   private due: { timer: Timer; at: number } | undefined
@@ -569,7 +573,7 @@ export class Consumer {
     let outcome!: Outcome
     try {
       await store.transaction((tx) => {
-        outcome = { publications: new Publications(this.options.compose), failures: [], spans: [] }
+        outcome = { publications: new Publications(this.options.compose), failures: [], spans: [], leases: new Map() }
         // Everything inside has an end, or a handler that never returns would hold the database for ever.
         if (mode === 'apart') return this.runInside(tx, batch, outcome, null)
         return this.withTimeout((_, handlerBegins) => this.runInside(tx, batch, outcome, handlerBegins))
@@ -581,6 +585,7 @@ export class Consumer {
       for (const span of outcome?.spans ?? []) span.end()
     }
     onStep('commit')
+    for (const { shard, epoch } of outcome.leases.values()) this.fenceEpochs.set(shard, epoch)
     this.handledTotal += batch.length - outcome.failures.length
     this.failedTotal += outcome.failures.length
     for (const { work, error } of outcome.failures) this.report(work, error)
@@ -592,10 +597,16 @@ export class Consumer {
   private async runInside(tx: Tx, batch: Work[], outcome: Outcome, handlerBegins: (() => void) | null): Promise<void> {
     const { onStep } = this.options
     onStep('begin')
-    await this.refuseFenced(tx, batch)
-    const fresh = await this.markInbox(tx, batch)
+    const leases = this.leasesOf(batch)
+    await this.takeFences(tx, leases)
+    outcome.leases = leases
+    // Asked together, so that they are one way to a server and back.
+    const [, fresh, blocked] = await Promise.all([
+      this.holdFences(tx, leases),
+      this.markInbox(tx, batch),
+      this.blockedLanes(tx, batch),
+    ])
     onStep('inbox')
-    const blocked = await this.blockedLanes(tx, batch)
     for (const work of batch) {
       if (work.delivery && !fresh.has(work)) continue
       if (work.delivery && blocked.has(work.lane)) {
@@ -810,8 +821,8 @@ export class Consumer {
 
   // --- the batch's bookkeeping, inside its transaction ---
 
-  /** C8. */
-  private async refuseFenced(tx: Tx, batch: Work[]): Promise<void> {
+  /** By shard, the latest of each. Throws Fenced where the batch holds an earlier one as well. */
+  private leasesOf(batch: Work[]): Map<number, Lease> {
     const leases = new Map<number, Lease>()
     const lost = new Set<string>()
     for (const { delivery } of batch) {
@@ -821,32 +832,33 @@ export class Consumer {
       if (other && other.epoch !== lease.epoch) lost.add(leaseName(other.epoch < lease.epoch ? other : lease))
       if (!other || other.epoch < lease.epoch) leases.set(lease.shard, lease)
     }
-    if (leases.size === 0) return
-    const known = await tx.all<{ shard: number; epoch: number }>(
-      sql`select shard, epoch from bus_fence where subscription = ${this.name}`,
-    )
-    const epochs = new Map(known.map(({ shard, epoch }) => [Number(shard), Number(epoch)]))
-    for (const lease of leases.values()) {
-      const epoch = epochs.get(lease.shard)
-      if (epoch === lease.epoch) continue
-      if (epoch !== undefined && epoch > lease.epoch) {
-        lost.add(leaseName(lease))
-        continue
-      }
-      await tx.run(sql`
-        insert into bus_fence (subscription, shard, epoch) values (${this.name}, ${lease.shard}, ${lease.epoch})
-        on conflict (subscription, shard) do update set epoch = excluded.epoch where bus_fence.epoch < excluded.epoch`)
-    }
-    if (tx.dialect === 'postgres') await this.holdFences(tx, leases, lost)
     if (lost.size > 0) throw new Fenced(this.name, lost)
+    return leases
   }
 
-  /** Nobody takes over before this transaction has ended. Shared, so that batches of one process stand side by side. */
-  private async holdFences(tx: Tx, leases: ReadonlyMap<number, Lease>, lost: Set<string>): Promise<void> {
-    const held = await tx.all<{ shard: number; epoch: number }>(sql`
-      select shard, epoch from bus_fence where subscription = ${this.name} and shard in ${list([...leases.keys()])}
-      order by shard for share`)
-    for (const { shard, epoch } of held) if (epoch > leases.get(shard)!.epoch) lost.add(leaseName(leases.get(shard)!))
+  /** C8. Under a lease that nothing was committed under yet, its epoch is written first. */
+  private async takeFences(tx: Tx, leases: ReadonlyMap<number, Lease>): Promise<void> {
+    const untaken = [...leases.values()].filter(({ shard, epoch }) => this.fenceEpochs.get(shard) !== epoch)
+    for (const { shard, epoch } of untaken.toSorted((a, b) => a.shard - b.shard)) {
+      await tx.run(sql`
+        insert into bus_fence (subscription, shard, epoch) values (${this.name}, ${shard}, ${epoch})
+        on conflict (subscription, shard) do update set epoch = excluded.epoch where bus_fence.epoch < excluded.epoch`)
+    }
+  }
+
+  /** C8. Where transactions run side by side, nobody takes over before this one has ended. */
+  private async holdFences(tx: Tx, leases: ReadonlyMap<number, Lease>): Promise<void> {
+    if (leases.size === 0) return
+    const held = await tx.all<{ shard: number; epoch: number }>(
+      tx.dialect === 'postgres'
+        ? sql`
+            select shard, epoch from bus_fence where subscription = ${this.name} and shard in ${list([...leases.keys()])}
+            order by shard for share`
+        : sql`select shard, epoch from bus_fence where subscription = ${this.name}`,
+    )
+    const later = held.filter(({ shard, epoch }) => Number(epoch) > (leases.get(Number(shard))?.epoch ?? Infinity))
+    if (later.length === 0) return
+    throw new Fenced(this.name, new Set(later.map(({ shard }) => leaseName(leases.get(Number(shard))!))))
   }
 
   private async markInbox(tx: Tx, batch: Work[]): Promise<Set<Work>> {

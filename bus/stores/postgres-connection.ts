@@ -1,5 +1,6 @@
-/** One connection to PostgreSQL: statements go out as they come, prepared once each, and are answered in their order. */
+/** One connection to PostgreSQL: statements go out as they come, a turn's in one write, and are answered in their order. */
 import { createHash } from 'node:crypto'
+import type { Writable } from 'node:stream'
 import { Client, type QueryResult } from 'pg'
 import { BusError } from '../errors.ts'
 import { type Sql, SqlList, type SqlValue } from '../sql.ts'
@@ -26,7 +27,7 @@ const MIGRATION_LOCK = 1_397_051_213
 const ANSWER_MARGIN_MS = 5_000
 
 /** What its types leave out. */
-type Keeping = { ref(): void; unref(): void }
+type Untyped = { ref(): void; unref(): void; readonly connection: { readonly stream: Writable } }
 
 type Statement = { readonly name: string | undefined; readonly text: string }
 
@@ -36,9 +37,9 @@ let named = 0
 
 export async function connect(
   url: string,
-  options: { schema: string; place: string; readOnly: boolean; limits: ConnectionLimits },
+  options: { schema: string; place: string; limits: ConnectionLimits },
 ): Promise<Connection> {
-  const { schema, place, readOnly, limits } = options
+  const { schema, place, limits } = options
   const client = new Client({
     connectionString: url,
     pipeline: true,
@@ -48,7 +49,8 @@ export async function connect(
     statement_timeout: limits.statementTimeoutMs,
     idle_in_transaction_session_timeout: limits.idleInTransactionTimeoutMs,
     query_timeout: limits.statementTimeoutMs + ANSWER_MARGIN_MS,
-    options: `-c search_path=${schema} -c default_transaction_isolation=read\\ committed${readOnly ? ' -c default_transaction_read_only=on' : ''}`,
+    // Only `begin` allows to write: nothing is written outside of a transaction, be it that its `begin` failed.
+    options: `-c search_path=${schema} -c default_transaction_isolation=read\\ committed -c default_transaction_read_only=on`,
     types: { getTypeParser: parserOf },
   })
   const connection = new Connection(client, place)
@@ -67,6 +69,8 @@ export class Connection {
   private readonly place: string
   /** The first statement that failed in this transaction, outside of savepoints that were undone (G3). */
   private failure: { error: unknown } | undefined
+  private begun: Promise<unknown> | undefined
+  private gathering = false
 
   constructor(client: Client, place: string) {
     this.client = client
@@ -80,25 +84,26 @@ export class Connection {
   }
 
   ref(): void {
-    ;(this.client as unknown as Keeping).ref()
+    ;(this.client as unknown as Untyped).ref()
   }
 
   unref(): void {
-    ;(this.client as unknown as Keeping).unref()
+    ;(this.client as unknown as Untyped).unref()
   }
 
   async close(): Promise<void> {
     await this.client.end().catch(() => {})
   }
 
-  async begin(): Promise<void> {
+  /** Its answer is not waited for: where it fails, nothing behind it can write, and the commit tells. */
+  begin(): void {
     this.failure = undefined
-    await this.send({ name: undefined, text: 'begin' }, [])
+    this.begun = this.send({ name: undefined, text: 'begin read write' }, [])
   }
 
   /** G3: the server answers `rollback` to the commit of a transaction in which something failed. */
   async commit(): Promise<void> {
-    const { command } = await this.send({ name: undefined, text: 'commit' }, [])
+    const [{ command }] = await Promise.all([this.send({ name: undefined, text: 'commit' }, []), this.begun])
     if (command !== 'COMMIT') throw this.failure?.error ?? new Error(`${this.place}: the transaction was undone`)
   }
 
@@ -110,7 +115,7 @@ export class Connection {
   }
 
   savepoint(depth: number): void {
-    void this.send({ name: undefined, text: `savepoint depth_${depth}` }, []).catch(() => {}) // the release tells
+    void this.send({ name: undefined, text: `savepoint depth_${depth}` }, []) // the release tells
   }
 
   async release(depth: number): Promise<void> {
@@ -202,6 +207,7 @@ export class Connection {
   }
 
   private send({ name, text }: Statement, values: unknown[]): Promise<QueryResult> {
+    this.gather()
     const answer = this.client
       .query(name === undefined && values.length === 0 ? { text } : { name, text, values })
       .catch((error) => {
@@ -212,6 +218,18 @@ export class Connection {
       })
     answer.catch(() => {}) // somebody may not await it; the commit is refused then (G3)
     return answer
+  }
+
+  /** What is asked for in one turn goes out in one write: each costs a call of the system, and wakes the server. */
+  private gather(): void {
+    if (this.gathering) return
+    this.gathering = true
+    const { stream } = (this.client as unknown as Untyped).connection
+    stream.cork()
+    process.nextTick(() => {
+      this.gathering = false
+      stream.uncork()
+    })
   }
 }
 

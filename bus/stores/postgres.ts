@@ -53,9 +53,9 @@ export function postgresStore(url: string, options: PostgresStoreOptions = {}): 
     throw new BusError('invalid_argument', `schema '${schema}': write lower-case letters, digits and _, 63 at most`)
   }
   const place = placeOf(url, schema)
-  const make = (readOnly: boolean) => () => connect(url, { schema, place, readOnly, limits })
-  const writers = new Pool(make(false), limits.poolMax, limits.idleTimeoutMs)
-  const readers = new Pool(make(true), limits.readersMax, limits.idleTimeoutMs)
+  const make = () => connect(url, { schema, place, limits })
+  const writers = new Pool(make, limits.poolMax, limits.idleTimeoutMs)
+  const readers = new Pool(make, limits.readersMax, limits.idleTimeoutMs)
   let opening: Promise<void> | undefined
   let isOpen = false
   let closing: Promise<void> | undefined
@@ -70,7 +70,7 @@ export function postgresStore(url: string, options: PostgresStoreOptions = {}): 
     const connection = await writers.take()
     const tx = new Transaction(connection, 0)
     try {
-      await connection.begin()
+      connection.begin()
       const value = await work(tx)
       tx.end() // G2
       await commit(connection)

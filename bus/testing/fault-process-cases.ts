@@ -45,9 +45,7 @@ export function registerProcessCases(check: FaultCheck): void {
     async (stage, { diagnostic }) => {
       await stage.startTeller()
       const stays = await stage.forkScribe('dawdle')
-      let enough = false
-      const saying = stage.sayUntil(() => enough)
-      try {
+      await stage.whileSaying(async () => {
         for (let join = 1; join <= JOINS; join++) {
           const begun = performance.now()
           const comer = await stage.forkScribe('dawdle')
@@ -59,10 +57,7 @@ export function registerProcessCases(check: FaultCheck): void {
           if (join % 2 === 0) await comer.kill()
           else await comer.leave()
         }
-      } finally {
-        enough = true
-        await saying.catch(() => {})
-      }
+      })
       const heard = await stage.assertOracle()
       assert.ok(heard.some(({ pid }) => pid === stays.pid))
     },

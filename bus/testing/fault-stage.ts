@@ -5,6 +5,7 @@ import { readFileSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 import type { Log } from '../log.ts'
 import { sql } from '../sql.ts'
+import type { Store } from '../store.ts'
 import type { Transport } from '../transport.ts'
 import { eventually } from './eventually.ts'
 import type { ChildPlan, ChildReport } from './fault-child.ts'
@@ -15,6 +16,7 @@ import {
   type FaultPlace,
   openScribe,
   openTeller,
+  patiently,
   type Word,
 } from './fault-services.ts'
 import type { FaultBounds, FaultSuiteOptions } from './fault-suite.ts'
@@ -27,6 +29,15 @@ const CHILD_READY_WITHIN_MS = 20_000
 
 export type Heard = { n: number; message_key: string; pid: number }
 export type Line = { level: keyof Log; fields: object; text: string }
+
+export type TellerOptions = {
+  /** By which the broker is reached. */
+  url?: string
+  /** Stands before the transport. */
+  over?: (transport: Transport) => Transport
+  /** Another teller's. */
+  store?: Store
+}
 
 /** One way to go over a transport; the rest goes straight. */
 export function through(transport: Transport, over: Partial<Transport>): Transport {
@@ -86,18 +97,20 @@ export class FaultStage {
     return this.#module
   }
 
-  /** Another process of the teller, not started yet; its transport may be reached by another address, and have something before it. */
-  async openTeller({ url = this.place.url, over = (transport: Transport) => transport } = {}) {
+  /** Another process of the teller, not started yet. */
+  async openTeller({ url = this.place.url, over = (transport: Transport) => transport, store }: TellerOptions = {}) {
     const { open } = await this.module()
     const { transport, openStore } = await open({ ...this.place, url }, this.log)
-    const teller = await openTeller({ transport: over(transport), openStore }, this.log)
+    const world = { transport: over(transport), openStore: store ? () => store : openStore }
+    const teller = await openTeller(world, this.log)
     this.world.defer(() => teller.close())
     return teller
   }
 
   /** The teller that `say` speaks through, in this process. */
-  async startTeller(options: Parameters<FaultStage['openTeller']>[0] = {}) {
+  async startTeller(options: TellerOptions = {}) {
     const teller = await this.openTeller(options)
+    await patiently(() => teller.bus.declare())
     await teller.bus.start()
     this.#teller = teller
     return teller
@@ -116,6 +129,7 @@ export class FaultStage {
 
   async startScribe() {
     const scribe = await this.openScribe()
+    await patiently(() => scribe.bus.declare())
     await scribe.bus.start()
     return scribe
   }
@@ -141,12 +155,21 @@ export class FaultStage {
     }
   }
 
-  /** Says words until `enough`, never more than `aheadMax` that are not heard. */
-  async sayUntil(enough: () => boolean, aheadMax = 500): Promise<void> {
-    while (!enough()) {
-      if (this.said - (await this.heardCount()) < aheadMax) await this.say(WORDS_IN_TRANSACTION * 2)
-      else await new Promise((resolve) => setTimeout(resolve, 5))
+  /** Says words all the while that `work` runs, but never more than `aheadMax` that are not heard. */
+  async whileSaying(work: () => Promise<void>, aheadMax = 500): Promise<void> {
+    let done = false
+    const saying = async () => {
+      while (!done) {
+        if (this.said - (await this.heardCount()) < aheadMax) await this.say(WORDS_IN_TRANSACTION * 2)
+        else await new Promise((resolve) => setTimeout(resolve, 5))
+      }
     }
+    await together([
+      saying(),
+      work().finally(() => {
+        done = true
+      }),
+    ])
   }
 
   async heard(): Promise<Heard[]> {
@@ -244,6 +267,12 @@ export class FaultStage {
     )
     return new Map(rows.map(({ body, code }) => [JSON.parse(Buffer.from(body).toString()).data.n as number, code]))
   }
+}
+
+/** Waits for all of them, also where one fails; the first failure comes out. */
+export async function together(works: readonly Promise<unknown>[]): Promise<void> {
+  await Promise.allSettled(works)
+  await Promise.all(works)
 }
 
 export class ScribeProcess {

@@ -3,7 +3,7 @@ import { type Channel, connect } from 'amqplib'
 import { namesOf } from '../transports/rabbitmq-topology.ts'
 import { startFaultBroker } from './fault-broker.ts'
 import type { FaultPlace } from './fault-services.ts'
-import { faultSuite } from './fault-suite.ts'
+import { faultSuite, STORE_MATTERS } from './fault-suite.ts'
 import { needs } from './servers/needs.ts'
 import { startRabbitmq } from './servers/rabbitmq.ts'
 
@@ -38,4 +38,8 @@ else {
       byHand(place, (channel) => channel.deleteExchange(namesIn(place).events)),
   }
   faultSuite('rabbitmq × sqlite', { module, broker, deletions, settings: { store: 'sqlite' } })
+  const postgres = await needs('postgres')
+  const settings = { store: 'postgres', postgresUrl: postgres.url }
+  if (postgres.skip) test('rabbitmq × postgres: fault suite', { skip: postgres.skip })
+  else faultSuite('rabbitmq × postgres', { module, broker, settings }, { only: STORE_MATTERS })
 }

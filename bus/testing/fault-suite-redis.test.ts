@@ -3,7 +3,7 @@ import { createClient } from 'redis'
 import { keysOf } from '../transports/redis-keys.ts'
 import { startFaultBroker } from './fault-broker.ts'
 import type { FaultPlace } from './fault-services.ts'
-import { faultSuite } from './fault-suite.ts'
+import { faultSuite, STORE_MATTERS } from './fault-suite.ts'
 import { needs } from './servers/needs.ts'
 import { startRedis } from './servers/redis.ts'
 
@@ -39,4 +39,8 @@ else {
     },
   }
   faultSuite('redis × sqlite', { module, broker, deletions, refusals, settings: { store: 'sqlite' } })
+  const postgres = await needs('postgres')
+  const settings = { store: 'postgres', postgresUrl: postgres.url }
+  if (postgres.skip) test('redis × postgres: fault suite', { skip: postgres.skip })
+  else faultSuite('redis × postgres', { module, broker, settings }, { only: STORE_MATTERS })
 }

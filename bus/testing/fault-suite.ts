@@ -64,6 +64,9 @@ const defaultBounds: FaultBounds = {
 export type FaultContext = SuiteContext & { readonly bounds: FaultBounds }
 export type FaultCheck = (title: string, run: (stage: FaultStage, context: FaultContext) => Promise<void>) => void
 
+/** The cases in which the store has a part of its own: for the second store of a transport that runs them all with the first. */
+export const STORE_MATTERS = /^F(3|5|8)/
+
 /** A broker that starts twice on a busy machine needs more than a case of other suites. */
 const CASE_TIMEOUT_MS = 180_000
 

@@ -88,6 +88,7 @@ const UNWANTED_MS = 1_000
 /** What a queue's oldest message is, when nobody consumes: waited for so long, and believed for so long. */
 const PEEK_MAX_MS = 1_000
 const PEEK_FRESH_MS = 60_000
+const PEEK_LOOK_MS = 5
 
 /** @param url as `amqp://user:password@host:5672/virtual-host`; the virtual host `/` is written `%2F` or left out */
 export function rabbitmqTransport(url: string, options: RabbitmqTransportOptions = {}): RabbitmqTransport {
@@ -459,6 +460,17 @@ class Rabbitmq implements RabbitmqTransport {
       return oldestAt
     } finally {
       await this.consuming.closeChannel(channel) // gives them back, in order
+      await this.returned(name, waiting)
+    }
+  }
+
+  /** The broker takes back what a closed channel had a moment later; whoever counts before would count too few. */
+  private async returned(name: string, waiting: number): Promise<void> {
+    const deadline = performance.now() + PEEK_MAX_MS
+    while (performance.now() < deadline) {
+      const [ready, members] = await this.consuming.onChannel((channel) => this.countOf(channel, name))
+      if (members > 0 || ready.reduce((sum, count) => sum + count, 0) >= waiting) return
+      await new Promise((resolve) => setTimeout(resolve, PEEK_LOOK_MS))
     }
   }
 
