@@ -42,11 +42,11 @@ export function createBrokerBacklog(options: {
 }): () => Promise<BrokerBacklog> {
   const { transport, here, clock } = options
   const counts = new Map<string, Count>()
+  let names: readonly string[] = []
   let looking: Promise<BrokerBacklog> | undefined
 
   async function look(): Promise<BrokerBacklog> {
-    const names = await inTime(transport.subscriptions())
-    if (names === null) return { subscriptions: [], unknown: [] }
+    names = (await inTime(transport.subscriptions())) ?? names
     const others = names.filter((name) => !here.has(name)).sort()
     for (const name of counts.keys()) if (!others.includes(name)) counts.delete(name)
     const asked = others.slice(0, SUBSCRIPTIONS_MAX)
