@@ -101,7 +101,13 @@ const rehearsal = z
   .openapi('Rehearsal')
 
 const waitingElsewhere = z
-  .object({ name: z.string(), waiting: count, oldestAt: z.int().nullable(), oldestAgeMs: z.number() })
+  .object({
+    name: z.string(),
+    waiting: count,
+    oldestAt: z.int().nullable(),
+    oldestAgeMs: z.number(),
+    countedAt: z.int().openapi({ description: 'A long backlog is counted more rarely' }),
+  })
   .openapi('WaitingElsewhere')
 
 const tags = ['operations']
