@@ -108,7 +108,7 @@ class Count {
 }
 
 /** Null: not in time, or not at all; /health/ready says why. */
-async function inTime<T>(asked: Promise<T>): Promise<T | null> {
+export async function inTime<T>(asked: Promise<T>): Promise<T | null> {
   let timer: NodeJS.Timeout | undefined
   const late = new Promise<null>((resolve) => {
     timer = setTimeout(resolve, ANSWER_MAX_MS, null)
