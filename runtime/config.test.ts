@@ -91,7 +91,6 @@ test('secrets are not shown', () => {
   assert.equal(refused({ BROKER_URL: 'ftp://me:hunter2@x' }).includes('hunter2'), false)
 })
 
-<<<<<<< HEAD
 test('whom to tell of dead letters: an address, a secret as Standard Webhooks writes it, a number; none is shown', () => {
   const none = read({}).deadLetterAlerts
   assert.deepEqual(none, { webhook: null, alertMin: 1 })
@@ -117,7 +116,8 @@ test('whom to tell of dead letters: an address, a secret as Standard Webhooks wr
   ])
     assert.match(refused({ DEAD_LETTER_WEBHOOK_SECRET: wrong }), /characters long: expected whsec_ and 24 to 64 bytes/)
   assert.match(refused({ DEAD_LETTER_ALERT_MIN: '0' }), /a whole number from 1/)
-=======
+})
+
 test('a password with @, / or # in it is not shown either, nor one in an address that cannot be read', () => {
   for (const password of ['hun@ter2', 'hun/ter2', 'a/b@ter2'])
     assert.equal(refused({ BROKER_URL: `ftp://me:${password}@x` }).includes('ter2'), false, password)
@@ -126,7 +126,6 @@ test('a password with @, / or # in it is not shown either, nor one in an address
     assert.match(said, /^ORDER_CREATED_FROM is .*: expected addresses separated by commas/)
     assert.equal(said.includes('ter2'), false, address)
   }
->>>>>>> refs/heads/review
 })
 
 test('production refuses what everybody knows, with exit code 2; development does not mind', () => {

@@ -331,12 +331,7 @@ const neverShown = ['TOKEN_SECRET', 'ADMIN_PASSWORD', 'DEAD_LETTER_WEBHOOK', 'DE
 
 /** What was given, without passwords. */
 function show(name: string, value = ''): string {
-<<<<<<< HEAD
   if (neverShown.includes(name)) return `${value.length} characters long`
-  const harmless = value.replace(/\/\/[^/@\s]*@/g, '//…@')
-=======
-  if (name === 'TOKEN_SECRET' || name === 'ADMIN_PASSWORD') return `${value.length} characters long`
   const harmless = value.replace(/\/\/\S*@/g, '//…@') // to the last one: a password may have one in it, and slashes
->>>>>>> refs/heads/review
   return `'${harmless.length > 200 ? `${harmless.slice(0, 200)}…` : harmless}'`
 }
