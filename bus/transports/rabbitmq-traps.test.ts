@@ -1,8 +1,6 @@
 /** What RabbitMQ does in silence, each shown on a real server. */
 import assert from 'node:assert/strict'
 import { type ChildProcess, fork } from 'node:child_process'
-import { createServer } from 'node:http'
-import type { AddressInfo } from 'node:net'
 import { test } from 'node:test'
 import { fileURLToPath } from 'node:url'
 import { type Channel, connect } from 'amqplib'
