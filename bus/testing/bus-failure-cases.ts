@@ -543,9 +543,10 @@ export function failureCases(check: Check): void {
     const letters = await clerk.bus.deadLetters.list()
     assert.equal(letters.length, 5)
     assert.ok(letters.every(({ code }) => code === 'undecodable'))
-    const kept = letters.map(({ body }) => body)
-    assert.ok(kept.some((body) => typeof body !== 'string' && Buffer.compare(body, bytes) === 0))
-    for (const text of texts) assert.ok(kept.includes(text), text)
+    // A store may keep a text as its bytes.
+    const kept = letters.map(({ body }) => Buffer.from(body as string).toString('hex'))
+    const given = [bytes, ...texts].map((body) => Buffer.from(body as string).toString('hex'))
+    assert.deepEqual(kept.sort(), given.sort())
     assert.deepEqual(await stage.numbers(clerk), [1])
   })
 

@@ -1,6 +1,8 @@
 import { after, test } from 'node:test'
 import { type Channel, connect } from 'amqplib'
 import { namesOf } from '../transports/rabbitmq-topology.ts'
+import { crashOn, eraseCrashPlaces } from './crash-fault-world.ts'
+import { crashSuite } from './crash-suite.ts'
 import { startFaultBroker } from './fault-broker.ts'
 import type { FaultPlace } from './fault-services.ts'
 import { faultSuite, STORE_MATTERS } from './fault-suite.ts'
@@ -27,6 +29,8 @@ else {
   after(() => broker[Symbol.asyncDispose]())
   const deletions = {
     'a queue': (place: FaultPlace) =>
+      byHand(place, (channel) => channel.deleteQueue(namesIn(place).shard('scribe', 1))),
+    'the queue that stands in for others': (place: FaultPlace) =>
       byHand(place, (channel) => channel.deleteQueue(namesIn(place).shard('scribe', 0))),
     'a binding': (place: FaultPlace) =>
       byHand(place, (channel) =>
@@ -41,5 +45,10 @@ else {
   const postgres = await needs('postgres')
   const settings = { store: 'postgres', postgresUrl: postgres.url }
   if (postgres.skip) test('rabbitmq × postgres: fault suite', { skip: postgres.skip })
-  else faultSuite('rabbitmq × postgres', { module, broker, settings }, { only: STORE_MATTERS })
+  else {
+    faultSuite('rabbitmq × postgres', { module, broker, settings }, { only: STORE_MATTERS })
+    const crash = crashOn({ module: module.href, url: broker.server.url, settings })
+    crashSuite('rabbitmq × postgres', { ...crash, occurrences: [2] })
+    after(eraseCrashPlaces)
+  }
 }

@@ -185,6 +185,10 @@ export class Reader {
   /** R4 */
   private lost(registration: Registration): void {
     this.forget(registration)
+    if (registration.cancelled && !this.closed) {
+      const where = { subscription: this.name, shard: registration.lease.shard }
+      this.options.warn(where, 'its queue was deleted, and what lay in it is gone, or lost its node: it is made again')
+    }
     if (!this.closed) this.keep()
   }
 

@@ -13,6 +13,8 @@
  *    for each subscription that is consumed here, and one more for everything else.
  * S7 Streams are trimmed only behind the slowest group, and after retentionMs or where they hold half of what the log may; if somebody else trims what was not read, it is
  *    said how much was lost, and where.
+ * S8 The server knows before a delivery that it may happen: how many matching entries behind the cursor the owner may hand
+ *    over. If it dies, that many may have been begun, and are marked as redelivered; not all that came since.
  *
  * Time is the server's (leases, retention) and the network's (deadlines).
  */
