@@ -188,9 +188,7 @@ export class Stage {
 
   async #storeOf(service: string): Promise<Store> {
     const make = async () => {
-      const store = this.#answers.awaitedOf(
-        await this.#options.openStore(this.world, service, { clock: this.clock }),
-      )
+      const store = this.#answers.awaitedOf(await this.#options.openStore(this.world, service, { clock: this.clock }))
       this.world.defer(() => orGiveUp(store.close(), `the store of ${service} did not close`))
       await store.open()
       await store.migrate('heard', HEARD_DDL)
