@@ -140,9 +140,8 @@ function createSender(options: DeadLetterMonitorOptions & { webhook: { url: stri
     const body = new TextEncoder().encode(JSON.stringify(contentOf(alert, clock.now())))
     for (const delayMs of [0, ...retryDelaysMs]) {
       if (delayMs > 0) await pause(delayMs)
-      if (closing.signal.aborted) return
-      const failure = await post(id, body)
-      if (failure === null) return
+      const failure = closing.signal.aborted ? null : await post(id, body)
+      if (failure === null || closing.signal.aborted) return
       log.debug({ err: failure }, 'the webhook for dead letters was not taken')
     }
     const { service, subscription, kind } = alert

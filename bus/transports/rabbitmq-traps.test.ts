@@ -187,7 +187,7 @@ check('B6 what the broker rejects is kept in <subscription>.dead, at least once,
   const isKept = async () => (await transport.brokerDeadLetters())[0]?.count === 3
   await eventually(isKept, { ...FACT, intervalMs: 50, message: 'what was rejected is lost' })
   const queue = `${prefix}picky.dead`
-  assert.deepEqual(await transport.brokerDeadLetters(), [{ subscription: 'picky', queue, count: 3 }])
+  assert.deepEqual(await transport.brokerDeadLetters(), [{ subscription: 'picky', queue, count: 3, first: [] }])
   const first = await channel.get(queue)
   assert.ok(first)
   assert.equal(first.properties.headers!['x-first-death-reason'], 'rejected')
@@ -203,6 +203,38 @@ check('B6 what the broker rejects is kept in <subscription>.dead, at least once,
     message: /x-dead-letter-strategy.*none.*at-least-once/,
   })
 })
+
+check(
+  "B6 the oldest of what the broker set aside is shown, with the broker's reason, and stays where it is",
+  async (world) => {
+    const transport = await opened(world)
+    await transport.declare(everything('picky'))
+    const prefix = rabbitmqPrefix(world, url)
+    const channel = await stranger(world)
+    const [rejected] = series(1)
+    await transport.publish([rejected!])
+    for (let shard = 0; shard < 4; shard++) {
+      await channel.consume(`${prefix}picky.${shard}`, (one) => one && channel.nack(one, false, false))
+    }
+    const look = async (firstMax: number) => (await transport.brokerDeadLetters({ firstMax }))[0]
+    const counted = (count: number) => eventually(async () => (await look(0))?.count === count, FACT)
+    await counted(1)
+    // A stranger's, without an id, while the queue for it is gone: it lies with those that no queue took.
+    await channel.deleteQueue(`${prefix}picky.0`)
+    channel.publish(`${prefix}platform-events`, 'order.foreign', Buffer.from([0xff, 0x00]), { persistent: true })
+    await counted(2)
+    const first = [
+      { id: rejected!.id, type: 'order.placed', reason: 'rejected', body: Buffer.from('0') },
+      { id: null, type: 'order.foreign', reason: 'no queue', body: Buffer.from([0xff, 0x00]) },
+    ]
+    const queue = `${prefix}picky.dead`
+    assert.deepEqual(await look(5), { subscription: 'picky', queue, count: 2, first })
+    await counted(2) // given back
+    assert.deepEqual((await look(1))!.first, first.slice(0, 1), 'and in order')
+    await counted(2)
+    assert.deepEqual((await look(0))!.first, [])
+  },
+)
 
 check('B7 a foreign program binds to platform-events by order.* and reads what AMQP has a place for', async (world) => {
   const transport = await opened(world, { clock: { ...systemClock, now: () => 1_700_000_000_123 } })
