@@ -27,7 +27,10 @@ test('C9 a retry that is due while the database takes no writes waits, and does 
   }
   const store: Store = { ...inner, transaction }
   let warnings = 0
-  const log = { ...silentLog, warn: () => void (warnings += 1) }
+  const warn = () => {
+    warnings += 1
+  }
+  const log = { ...silentLog, warn }
   const transport = memoryTransport(memoryBroker({ clock }))
   const bus = createBus({ service: 'order', transport, store, clock, log })
   let isFailing = true
