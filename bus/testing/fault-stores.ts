@@ -17,7 +17,7 @@ export async function eraseStores({ name, settings }: FaultPlace): Promise<void>
   if (settings.store !== 'postgres') return
   await dropSchemas(
     services.map((service) => schemaOf(name, service)),
-    settings.postgresUrl,
+    settings.postgresUrl!,
   )
 }
 
