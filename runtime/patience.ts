@@ -16,6 +16,16 @@ export async function patiently(
   { clock, log, patienceMs = PATIENCE_MS }: { clock: Clock; log: Log; patienceMs?: number },
 ): Promise<void> {
   const until = clock.now() + patienceMs
+  // The clock's timers keep no process alive, and before a server answers nothing else does.
+  const alive = setInterval(() => {}, PAUSE_MAX_MS)
+  try {
+    return await openBy(until, what, open, clock, log)
+  } finally {
+    clearInterval(alive)
+  }
+}
+
+async function openBy(until: number, what: string, open: () => Promise<void>, clock: Clock, log: Log): Promise<void> {
   for (let pauseMs = PAUSE_FIRST_MS; ; pauseMs = Math.min(PAUSE_MAX_MS, pauseMs * 2)) {
     try {
       return await open()

@@ -6,7 +6,7 @@ import type { AddressInfo } from 'node:net'
 import { join } from 'node:path'
 import { DatabaseSync } from 'node:sqlite'
 import { test } from 'node:test'
-import { createWorld, virtualClock } from '@shopsphere/bus/testing'
+import { createWorld, eventually, freePort, needs, startRedis, virtualClock } from '@shopsphere/bus/testing'
 import { createLog } from '@shopsphere/runtime/log'
 import { addresses, ownerOf } from '../services/gateway/owners.ts'
 import { allServices, startShop } from '../shop.ts'
@@ -157,4 +157,22 @@ test('a database that is missing or empty beside full ones is refused, and a ser
   rmSync(inFolder('broker.db'))
   const broker = await refused({ ...environment, SERVICES: 'order' })
   assert.deepEqual([broker.code, /broker\.db is missing/.test(broker.stderr)], [1, true], broker.stderr)
+})
+
+test('a broker that comes later is waited for, and the shop starts by itself when it is there', async (context) => {
+  await using world = await createWorld()
+  const { skip } = await needs('redis')
+  if (skip) return context.skip(skip)
+  const port = await freePort()
+  await using main = startMain({
+    DATA_DIR: join(world.directory, 'data'),
+    BROKER_URL: `redis://127.0.0.1:${port}`,
+  })
+  const { child, out } = main
+  const waited = () => out.stdout.match(/the broker is not there yet and is waited for/g)?.length ?? 0
+  await eventually(() => waited() >= 3 || child.exitCode !== null, { timeoutMs: 30_000 })
+  assert.equal(child.exitCode, null, out.stderr)
+  await using _redis = await startRedis({ port })
+  await eventually(() => /answers at/.test(out.stdout) || child.exitCode !== null, { timeoutMs: 30_000 })
+  assert.equal(child.exitCode, null, out.stderr)
 })
