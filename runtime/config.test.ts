@@ -118,6 +118,16 @@ test('whom to tell of dead letters: an address, a secret as Standard Webhooks wr
   assert.match(refused({ DEAD_LETTER_ALERT_MIN: '0' }), /a whole number from 1/)
 })
 
+test('a password with @, / or # in it is not shown either, nor one in an address that cannot be read', () => {
+  for (const password of ['hun@ter2', 'hun/ter2', 'a/b@ter2'])
+    assert.equal(refused({ BROKER_URL: `ftp://me:${password}@x` }).includes('ter2'), false, password)
+  for (const address of ['redis://:hunter2@host:99999', 'amqp://me:hun#ter2@host:5672']) {
+    const said = refused({ ORDER_CREATED_FROM: `${address}#order_created` })
+    assert.match(said, /^ORDER_CREATED_FROM is .*: expected addresses separated by commas/)
+    assert.equal(said.includes('ter2'), false, address)
+  }
+})
+
 test('production refuses what everybody knows, with exit code 2; development does not mind', () => {
   assert.match(refused({ NODE_ENV: 'production' }), /^TOKEN_SECRET has to be set/m)
   assert.equal(read({ NODE_ENV: 'development' }).tokenSecret, null)

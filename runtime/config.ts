@@ -332,6 +332,6 @@ const neverShown = ['TOKEN_SECRET', 'ADMIN_PASSWORD', 'DEAD_LETTER_WEBHOOK', 'DE
 /** What was given, without passwords. */
 function show(name: string, value = ''): string {
   if (neverShown.includes(name)) return `${value.length} characters long`
-  const harmless = value.replace(/\/\/[^/@\s]*@/g, '//…@')
+  const harmless = value.replace(/\/\/\S*@/g, '//…@') // to the last one: a password may have one in it, and slashes
   return `'${harmless.length > 200 ? `${harmless.slice(0, 200)}…` : harmless}'`
 }

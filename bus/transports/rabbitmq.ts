@@ -13,7 +13,8 @@
  * Q4 Waiting is counted as: ready in the queues, then what each process has in hand. What moves meanwhile counts twice,
  *    never not at all. A process that gives no answer in half a second is left out.
  * Q5 A stranger's message without an id is published again with one, to the subscription alone, before it is handed over;
- *    so it keeps its id when it is delivered again. A death between the two steps makes two messages of it.
+ *    so it keeps its id when it is delivered again. A death between the two steps makes two messages of it. To an ephemeral
+ *    subscription, which has nothing that outlives it, it is handed over under an id made up at once.
  */
 import { randomUUID } from 'node:crypto'
 import type { Channel, ConsumeMessage } from 'amqplib'
@@ -33,6 +34,7 @@ import type {
   TransportState,
 } from '../transport.ts'
 import { firstDeadLetters } from './rabbitmq-dead-letters.ts'
+import { bringHome } from './rabbitmq-homeless.ts'
 import { closedError, isMissing, Link } from './rabbitmq-link.ts'
 import { Publisher } from './rabbitmq-publisher.ts'
 import { Reader } from './rabbitmq-reader.ts'
@@ -336,7 +338,8 @@ class Rabbitmq implements RabbitmqTransport {
   }
 
   private lostLink(which: string, error: Error): void {
-    if (!this.closing) this.log.warn({ error }, `the ${which} connection to RabbitMQ is lost and is being made again`)
+    if (!this.closing)
+      this.log.warn({ err: error }, `the ${which} connection to RabbitMQ is lost and is being made again`)
   }
 
   // --- subscriptions ---
@@ -354,7 +357,14 @@ class Rabbitmq implements RabbitmqTransport {
     stale: readonly Binding[],
   ): Promise<void> {
     const [major] = this.consuming.version
-    await declareQueues(channel, this.names, { name, shards, major })
+    await declareQueues(channel, this.names, { name, shards, major }, async () => {
+      const count = await bringHome(this.consuming, this.names, { name, shards })
+      if (count > 0)
+        this.log.warn(
+          { subscription: name, count },
+          'messages that had found no queue were brought home from its dead ones',
+        )
+    })
     await bind(channel, this.names, { kind: 'exchange', name: this.names.subscription(name) }, bindings, stale)
   }
 

@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { type Message, memoryBroker, memoryTransport } from '@shopsphere/bus'
+import { eventually } from '@shopsphere/bus/testing'
 import { paymentProcessed } from '@shopsphere/contracts'
 import { ada, openTestShop, operator, type TestShop } from './test-shop.ts'
 
@@ -50,10 +51,11 @@ test('what waits for a service that does not run here is seen, and its own subsc
   await shop.clock.advance(1_500)
   const { broker } = (await ask(shop, 'GET /api/operations/status')).body
   assert.deepEqual(broker.unknown, [])
-  const [{ oldestAt, oldestAgeMs, ...waits }, ...others] = broker.subscriptions
+  const [{ oldestAt, oldestAgeMs, countedAt, ...waits }, ...others] = broker.subscriptions
   assert.deepEqual([waits, others], [{ name: 'audit', waiting: 3 }, []])
   assert.ok(oldestAgeMs >= 1_500, `${oldestAgeMs} ms`)
   assert.equal(oldestAt, shop.clock.now() - oldestAgeMs)
+  assert.equal(countedAt, shop.clock.now())
   const metrics = await (await shop.app.request('/metrics')).text()
   assert.match(metrics, /^bus_backlog_messages\{service="",subscription="audit"\} 3$/m)
   assert.ok(
@@ -76,7 +78,30 @@ test('a broker that does not say what waits hides nothing else', async () => {
   )
   transport.subscriptions = () => Promise.reject(new Error('away'))
   const away = (await ask(shop, 'GET /api/operations/status')).body
-  assert.deepEqual([away.broker, away.services.length], [{ subscriptions: [], unknown: [] }, 2])
+  assert.deepEqual(
+    [away.broker.subscriptions.length, away.services.length],
+    [1, 2],
+    'what was counted last is still shown',
+  )
+})
+
+test('a broker that counts slowly is asked more rarely, and the last count is shown with its time', async () => {
+  const transport = memoryTransport(memoryBroker())
+  await using shop = await openTestShop({ transport })
+  await transport.declare({ name: 'audit', bindings: [{ kind: 'fanout' }], from: 'now' })
+  const backlog = transport.backlog.bind(transport)
+  let asked = 0
+  const takesMs = 100
+  transport.backlog = async (name) => {
+    if (name !== 'audit') return backlog(name)
+    asked += 1
+    await new Promise((resolve) => setTimeout(resolve, takesMs))
+    return { waiting: asked, oldestAt: null }
+  }
+  const look = async () => (await ask(shop, 'GET /api/operations/status')).body.broker.subscriptions[0]
+  const [first, again] = [await look(), await look()]
+  assert.deepEqual([first.waiting, again, asked], [1, first, 1])
+  await eventually(async () => (await look()).waiting === 2)
 })
 
 test('what the broker itself rejected stands beside the dead letters, as far as people can read it, and in the metrics', async () => {

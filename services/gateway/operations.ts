@@ -129,7 +129,13 @@ const brokerDeadLetters = z
   .openapi('BrokerDeadLetters')
 
 const waitingElsewhere = z
-  .object({ name: z.string(), waiting: count, oldestAt: z.int().nullable(), oldestAgeMs: z.number() })
+  .object({
+    name: z.string(),
+    waiting: count,
+    oldestAt: z.int().nullable(),
+    oldestAgeMs: z.number(),
+    countedAt: z.int().openapi({ description: 'A long backlog is counted more rarely' }),
+  })
   .openapi('WaitingElsewhere')
 
 const tags = ['operations']
