@@ -27,7 +27,10 @@ async function webhookOf(world: World): Promise<{ url: string; told: Told[] }> {
     response.writeHead(isSigned ? 204 : 401).end()
   })
   await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
-  world.defer(() => new Promise((resolve) => server.close(resolve)))
+  world.defer(() => {
+    server.closeAllConnections()
+    return new Promise((resolve) => server.close(resolve))
+  })
   return { url: `http://127.0.0.1:${(server.address() as AddressInfo).port}`, told }
 }
 
@@ -84,8 +87,13 @@ test(
         await channel.waitForConfirms()
       }
       await publish('nobody wants this')
-      const taken = await eventually(() => channel.get(`${prefix}${subscription}.0`), { message: 'it was not routed' })
-      if (taken) channel.nack(taken, false, false)
+      const rejected = Promise.withResolvers<void>()
+      const { consumerTag } = await channel.consume(`${prefix}${subscription}.0`, (taken) => {
+        if (taken) channel.nack(taken, false, false)
+        rejected.resolve()
+      })
+      await rejected.promise
+      await channel.cancel(consumerTag)
 
       const shop = await open()
       const queue = `${prefix}${subscription}.dead`

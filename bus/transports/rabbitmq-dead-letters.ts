@@ -17,18 +17,19 @@ export async function firstDeadLetters(
   while (first.length < max) {
     const message = await channel.get(names.deadQueue(subscription))
     if (!message) break
-    first.push(deadLetterOf(message, names.homeless(subscription)))
+    first.push(deadLetterOf(message, [names.events, names.subscription(subscription)]))
   }
   return first
 }
 
-function deadLetterOf({ content, fields, properties }: GetMessage, homeless: string): BrokerDeadLetter {
+/** @param ours exchanges from which a message gets here without having died: no queue took it */
+function deadLetterOf({ content, fields, properties }: GetMessage, ours: readonly string[]): BrokerDeadLetter {
   const { messageId, headers = {} } = properties
   const [death] = Array.isArray(headers['x-death']) ? headers['x-death'] : []
   return {
     id: typeof messageId === 'string' ? messageId : null,
     type: String(death?.['routing-keys']?.[0] ?? fields.routingKey),
-    reason: fields.exchange === homeless ? 'no queue' : String(headers['x-first-death-reason'] ?? 'unknown'),
+    reason: String(headers['x-first-death-reason'] ?? (ours.includes(fields.exchange) ? 'no queue' : 'unknown')),
     body: content,
   }
 }
