@@ -12,6 +12,10 @@ const benches: Record<string, { about: string; load: () => Promise<{ run: Bench 
     about: 'the Kafka transport: publish, consume, latency; against the raw client on the same server',
     load: () => import('./kafka.ts'),
   },
+  postgres: {
+    about: 'exactly-once handling on PostgreSQL: batched against one by one, and against pg-boss',
+    load: () => import('./postgres.ts'),
+  },
   rabbitmq: {
     about: 'the RabbitMQ transport: publish, consume; against raw amqplib on the same server',
     load: () => import('./rabbitmq.ts'),

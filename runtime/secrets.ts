@@ -18,6 +18,8 @@ export const fileSecrets = [
   'ORDER_EVENTS_TO',
   'ORDER_CREATED_FROM',
   'ORDER_CREATED_TO',
+  'DEAD_LETTER_WEBHOOK',
+  'DEAD_LETTER_WEBHOOK_SECRET',
 ] as const
 
 const SECRET_BYTES_MAX = 64 * 1024

@@ -3,7 +3,7 @@ import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { setImmediate as nextTurn } from 'node:timers/promises'
 import { type SkippableClock, skippableClock, sql } from '@shopsphere/bus'
-import { createWorld } from '@shopsphere/bus/testing'
+import { createWorld, eraseDatabase, needs } from '@shopsphere/bus/testing'
 import { createLog } from '@shopsphere/runtime/log'
 import { startShop } from '../shop.ts'
 
@@ -129,6 +129,20 @@ async function openShop(environment: Record<string, string> = {}, clock = skippa
   return opened
 }
 
+const postgres = await needs('postgres')
+
+/** One of the main ways, also with every service's database on a PostgreSQL server: `open` takes the place of `openShop`. */
+function alsoOnPostgres(title: string, way: (open: typeof openShop) => Promise<void>): void {
+  test(title, () => way(openShop))
+  test(`on PostgreSQL: ${title}`, { skip: postgres.skip }, async () => {
+    await using world = await createWorld()
+    const prefix = `${world.name}_`
+    world.defer(() => eraseDatabase(postgres.url, prefix))
+    const servers = { DATABASE_URL: postgres.url, DATABASE_PREFIX: prefix, DATA_DIR: world.directory }
+    await way((environment, clock) => openShop({ ...servers, ...environment }, clock))
+  })
+}
+
 const axesOf = ({ status, order, payment, fulfilment }: Answer) => ({ status, order, payment, fulfilment })
 const FULL = { onHand: 100, available: 100, held: 0, allocated: 0 }
 
@@ -152,62 +166,65 @@ async function delivers({ orderOf, mailsOf }: Opened, orderId: string, payment =
   assert.ok((await mailsOf(orderId)).includes('order.delivered'))
 }
 
-test('an order is placed, held, paid, allocated, confirmed, shipped, delivered and, after the return window, completed', async () => {
-  await using opened = await openShop({ PICKING_GRACE_MS: '60000', CARRIER_DELAY_MS: '1000' })
-  const { ask, signIn, place, orderOf, stockOf, mailsOf, skip } = opened
-  await ask('POST', '/api/users', { body: { ...ada, name: 'Ada' } })
-  const token = await signIn(ada)
-  const orderId = await place({ token })
-  const confirmed = { status: 'confirmed', order: 'confirmed', payment: 'authorized', fulfilment: 'allocated' }
-  assert.deepEqual(axesOf(await orderOf(orderId, token)), confirmed)
-  assert.deepEqual(await stockOf('heart'), { onHand: 100, available: 98, held: 0, allocated: 2 })
-  assert.deepEqual(await mailsOf(orderId, token), ['order.confirmed', 'order.placed'])
+alsoOnPostgres(
+  'an order is placed, held, paid, allocated, confirmed, shipped, delivered and, after the return window, completed',
+  async (openShop) => {
+    await using opened = await openShop({ PICKING_GRACE_MS: '60000', CARRIER_DELAY_MS: '1000' })
+    const { ask, signIn, place, orderOf, stockOf, mailsOf, skip } = opened
+    await ask('POST', '/api/users', { body: { ...ada, name: 'Ada' } })
+    const token = await signIn(ada)
+    const orderId = await place({ token })
+    const confirmed = { status: 'confirmed', order: 'confirmed', payment: 'authorized', fulfilment: 'allocated' }
+    assert.deepEqual(axesOf(await orderOf(orderId, token)), confirmed)
+    assert.deepEqual(await stockOf('heart'), { onHand: 100, available: 98, held: 0, allocated: 2 })
+    assert.deepEqual(await mailsOf(orderId, token), ['order.confirmed', 'order.placed'])
 
-  await skip(MINUTE_MS) // The grace before picking; the carrier has its own time.
-  await skip(MINUTE_MS)
-  await skip(MINUTE_MS)
-  const delivered = await orderOf(orderId, token)
-  assert.deepEqual(axesOf(delivered), {
-    ...confirmed,
-    status: 'delivered',
-    payment: 'captured',
-    fulfilment: 'delivered',
-  })
-  assert.deepEqual([delivered.totalPence, delivered.capturedPence, delivered.parcels.length], [510, 510, 1])
-  assert.deepEqual(await stockOf('heart'), { onHand: 98, available: 98, held: 0, allocated: 0 })
-  const allMails = ['order.confirmed', 'order.delivered', 'order.placed', 'order.shipped']
-  assert.deepEqual(await mailsOf(orderId, token), allMails)
+    await skip(MINUTE_MS) // The grace before picking; the carrier has its own time.
+    await skip(MINUTE_MS)
+    await skip(MINUTE_MS)
+    const delivered = await orderOf(orderId, token)
+    assert.deepEqual(axesOf(delivered), {
+      ...confirmed,
+      status: 'delivered',
+      payment: 'captured',
+      fulfilment: 'delivered',
+    })
+    assert.deepEqual([delivered.totalPence, delivered.capturedPence, delivered.parcels.length], [510, 510, 1])
+    assert.deepEqual(await stockOf('heart'), { onHand: 98, available: 98, held: 0, allocated: 0 })
+    const allMails = ['order.confirmed', 'order.delivered', 'order.placed', 'order.shipped']
+    assert.deepEqual(await mailsOf(orderId, token), allMails)
 
-  await skip(BEYOND_RETURN_WINDOW_MS)
-  const later = await signIn(ada)
-  assert.deepEqual(axesOf(await orderOf(orderId, later)), {
-    ...axesOf(delivered),
-    status: 'completed',
-    order: 'completed',
-  })
-  assert.deepEqual(await mailsOf(orderId, later), allMails)
-  const { events } = await ask('GET', `/api/orders/${orderId}/timeline`, { token: later })
-  const types: string[] = events.map(({ type }: Answer) => type)
-  // Payment and stock answer each other's news, and so do parcel and capture: which is heard of first is chance.
-  assert.deepEqual(types.toSorted(), [
-    'completed',
-    'confirmed',
-    'delivered',
-    'parcel_shipped',
-    'payment_authorized',
-    'payment_captured',
-    'placed',
-    'stock_allocated',
-    'stock_reserved',
-  ])
-  const inOrder = ['placed', 'confirmed', 'parcel_shipped', 'delivered', 'completed']
-  assert.deepEqual(
-    types.filter((type) => inOrder.includes(type)),
-    inOrder,
-  )
-  assert.ok(events.every(({ cause, type }: Answer) => (cause === null) === (type === 'placed')))
-  await opened.endsWell()
-})
+    await skip(BEYOND_RETURN_WINDOW_MS)
+    const later = await signIn(ada)
+    assert.deepEqual(axesOf(await orderOf(orderId, later)), {
+      ...axesOf(delivered),
+      status: 'completed',
+      order: 'completed',
+    })
+    assert.deepEqual(await mailsOf(orderId, later), allMails)
+    const { events } = await ask('GET', `/api/orders/${orderId}/timeline`, { token: later })
+    const types: string[] = events.map(({ type }: Answer) => type)
+    // Payment and stock answer each other's news, and so do parcel and capture: which is heard of first is chance.
+    assert.deepEqual(types.toSorted(), [
+      'completed',
+      'confirmed',
+      'delivered',
+      'parcel_shipped',
+      'payment_authorized',
+      'payment_captured',
+      'placed',
+      'stock_allocated',
+      'stock_reserved',
+    ])
+    const inOrder = ['placed', 'confirmed', 'parcel_shipped', 'delivered', 'completed']
+    assert.deepEqual(
+      types.filter((type) => inOrder.includes(type)),
+      inOrder,
+    )
+    assert.ok(events.every(({ cause, type }: Answer) => (cause === null) === (type === 'placed')))
+    await opened.endsWell()
+  },
+)
 
 test('a guest fills a cart, is told when a price has changed, agrees to the new one and gets the goods', async () => {
   await using opened = await openShop()
@@ -249,7 +266,7 @@ test('a guest fills a cart, is told when a price has changed, agrees to the new 
   await opened.endsWell()
 })
 
-test('nothing left: the order is cancelled, says what is short, and nothing is charged', async () => {
+alsoOnPostgres('nothing left: the order is cancelled, says what is short, and nothing is charged', async (openShop) => {
   await using opened = await openShop()
   const orderId = await opened.place({ sku: 'lantern', quantity: 4 })
   await assertCancelled(opened, orderId, 'out_of_stock', 'pending')
@@ -259,7 +276,7 @@ test('nothing left: the order is cancelled, says what is short, and nothing is c
   await opened.endsWell()
 })
 
-test('a card refused for good: cancelled, and the goods are free again', async () => {
+alsoOnPostgres('a card refused for good: cancelled, and the goods are free again', async (openShop) => {
   await using opened = await openShop()
   const orderId = await opened.place({ paymentMethod: 'pm_card_declined' })
   await assertCancelled(opened, orderId, 'payment_failed', 'failed')
@@ -332,7 +349,7 @@ test('a payment that comes after the hold ran out, before order has heard of it:
   await opened.endsWell()
 })
 
-test('held goods that are lost before the payment: it comes, and is given up', async () => {
+alsoOnPostgres('held goods that are lost before the payment: it comes, and is given up', async (openShop) => {
   await using opened = await openShop()
   const { place, ask, asStaff, stockOf } = opened
   const orderId = await place({ sku: 'lantern', quantity: 2, paymentMethod: 'pm_card_authentication_required' })
@@ -345,7 +362,7 @@ test('held goods that are lost before the payment: it comes, and is given up', a
   await opened.endsWell()
 })
 
-test('paid goods that are lost before they are picked: what was captured is refunded', async () => {
+alsoOnPostgres('paid goods that are lost before they are picked: what was captured is refunded', async (openShop) => {
   await using opened = await openShop({ PICKING_GRACE_MS: String(20 * DAY_MS) })
   const { place, ask, asStaff, skip, orderOf, paymentOf } = opened
   const orderId = await place({ sku: 'lantern', quantity: 2 })
@@ -397,7 +414,7 @@ test('after dispatch it is too late to cancel', async () => {
   await opened.endsWell()
 })
 
-test('goods that come back are on the shelf again, and their price with the customer', async () => {
+alsoOnPostgres('goods that come back are on the shelf again, and their price with the customer', async (openShop) => {
   await using opened = await openShop()
   const { place, ask, asStaff, orderOf, stockOf, mailsOf } = opened
   const orderId = await place({ quantity: 3 })

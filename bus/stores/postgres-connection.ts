@@ -31,8 +31,14 @@ type Untyped = { ref(): void; unref(): void; readonly connection: { readonly str
 
 type Statement = { readonly name: string | undefined; readonly text: string }
 
+/** `names` of the columns, as SQL has them. */
+type Insertion = { table: string; names: string; rows: readonly Row[]; orIgnore: boolean }
+/** Rows that are not sent yet. */
+type Held = { table: string; names: string; rows: Row[]; sent: PromiseWithResolvers<unknown> }
+
 const byTemplate = new WeakMap<TemplateStringsArray, Statement>()
 const byText = new Map<string, Statement>()
+const insertStatements = new Map<string, Statement>()
 let named = 0
 
 export async function connect(
@@ -71,6 +77,7 @@ export class Connection {
   private failure: { error: unknown } | undefined
   private begun: Promise<unknown> | undefined
   private gathering = false
+  private held: Held | undefined
 
   constructor(client: Client, place: string) {
     this.client = client
@@ -165,29 +172,45 @@ export class Connection {
     return (await this.query(query)).rowCount ?? 0
   }
 
+  /** Rows of one table that come in one turn, one after the other, go out as one statement. */
   async insert(table: string, rows: readonly Row[], orIgnore: boolean): Promise<number[]> {
     const first = rows[0]
     if (!first) return []
-    const columns = Object.keys(first)
+    const names = Object.keys(first).join(', ')
+    if (orIgnore) return this.insertAll({ table, names, rows, orIgnore })
+    if (this.held?.table !== table || this.held.names !== names) {
+      this.sendHeld()
+      this.held = { table, names, rows: [], sent: Promise.withResolvers() }
+      this.gather()
+    }
+    this.held.rows.push(...rows)
+    await this.held.sent.promise
+    return rows.map((_, index) => index)
+  }
+
+  private sendHeld(): void {
+    const { held } = this
+    if (!held) return
+    this.held = undefined
+    this.insertAll({ ...held, orIgnore: false }).then(held.sent.resolve, held.sent.reject)
+  }
+
+  private async insertAll({ rows, ...insertion }: Insertion): Promise<number[]> {
     const chunks: Promise<number[]>[] = []
     for (let start = 0; start < rows.length; ) {
       const count = Math.min(INSERT_ROWS_MAX, 2 ** Math.floor(Math.log2(rows.length - start)))
-      chunks.push(this.insertChunk(table, columns, rows.slice(start, start + count), start, orIgnore))
+      chunks.push(this.insertChunk({ ...insertion, rows: rows.slice(start, start + count) }, start))
       start += count
     }
     return (await Promise.all(chunks)).flat()
   }
 
-  private async insertChunk(
-    table: string,
-    columns: readonly string[],
-    rows: readonly Row[],
-    start: number,
-    orIgnore: boolean,
-  ): Promise<number[]> {
+  private async insertChunk(insertion: Insertion, start: number): Promise<number[]> {
+    const { rows } = insertion
+    const columns = Object.keys(rows[0]!)
     const values: unknown[] = []
     for (const row of rows) for (const column of columns) values.push(encoded(row[column] as SqlValue))
-    const result = await this.send(prepared(insertText(table, columns, rows.length, orIgnore)), values)
+    const result = await this.send(insertStatement(insertion, columns.length), values)
     const all = result.rowCount === rows.length ? rows.map((_, index) => index) : insertedOf(rows, columns, result.rows)
     return all.map((index) => start + index)
   }
@@ -207,6 +230,7 @@ export class Connection {
   }
 
   private send({ name, text }: Statement, values: unknown[]): Promise<QueryResult> {
+    this.sendHeld()
     this.gather()
     const answer = this.client
       .query(name === undefined && values.length === 0 ? { text } : { name, text, values })
@@ -227,6 +251,7 @@ export class Connection {
     const { stream } = (this.client as unknown as Untyped).connection
     stream.cork()
     process.nextTick(() => {
+      this.sendHeld()
       this.gathering = false
       stream.uncork()
     })
@@ -243,12 +268,17 @@ function prepared(text: string): Statement {
   return statement
 }
 
-function insertText(table: string, columns: readonly string[], rows: number, orIgnore: boolean): string {
+function insertStatement({ table, names, rows, orIgnore }: Insertion, columns: number): Statement {
+  const shape = `${rows.length} ${orIgnore} ${table} ${names}`
+  const known = insertStatements.get(shape)
+  if (known) return known
   let place = 0
-  const one = () => `(${columns.map(() => `$${++place}`).join(', ')})`
-  const names = columns.join(', ')
+  const one = () => `(${Array.from({ length: columns }, () => `$${++place}`).join(', ')})`
   const end = orIgnore ? ` on conflict do nothing returning ${names}` : ''
-  return `insert into ${table} (${names}) values ${Array.from({ length: rows }, one).join(', ')}${end}`
+  const places = Array.from({ length: rows.length }, one).join(', ')
+  const statement = prepared(`insert into ${table} (${names}) values ${places}${end}`)
+  if (statement.name !== undefined) insertStatements.set(shape, statement)
+  return statement
 }
 
 /** Rows come back in the order in which they went in, those that were refused left out. */

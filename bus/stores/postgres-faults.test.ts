@@ -1,5 +1,7 @@
 /** What PostgreSQL refuses, what it takes away for a while, and what its concurrent transactions do to an order. */
 import assert from 'node:assert/strict'
+import { chmod, writeFile } from 'node:fs/promises'
+import { join } from 'node:path'
 import { test } from 'node:test'
 import { setTimeout as pause } from 'node:timers/promises'
 import { Client } from 'pg'
@@ -11,10 +13,15 @@ import { append, readAll } from '../event-store.ts'
 import { sql } from '../sql.ts'
 import { schemaOf } from '../testing/bus-stage.ts'
 import { eventually } from '../testing/eventually.ts'
-import { postgresIn, sharedPostgresUrl } from '../testing/postgres-world.ts'
+import { postgresIn } from '../testing/postgres-world.ts'
+import { needs } from '../testing/servers/needs.ts'
+import { startPostgres } from '../testing/servers/postgres.ts'
 import { createWorld, inWorld } from '../testing/world.ts'
 import { memoryBroker, memoryTransport } from '../transports/memory.ts'
 import { postgresStore } from './postgres.ts'
+import { sqliteStore } from './sqlite.ts'
+
+const { url: sharedUrl, skip } = await needs('postgres')
 
 const WRITERS = 64
 /** POSTGRES_MESSAGES=1000000 for a long one. */
@@ -32,7 +39,7 @@ const counted = event<Count>('writer.counted', {
 
 /** A client of its own in the middle of a transaction that it never ends. */
 async function standsStill(schema: string, statement: string): Promise<Client> {
-  const client = new Client({ connectionString: sharedPostgresUrl, options: `-c search_path=${schema}` })
+  const client = new Client({ connectionString: sharedUrl, options: `-c search_path=${schema}` })
   client.on('error', () => {})
   await client.connect()
   await client.query('begin')
@@ -40,11 +47,13 @@ async function standsStill(schema: string, statement: string): Promise<Client> {
   return client
 }
 
-test(`F3 B1 ${WRITERS} writers with delays and roll-backs beside transactions that stand still: nothing skipped, each key in order`, async () => {
+test(`F3 B1 ${WRITERS} writers with delays and roll-backs beside transactions that stand still: nothing skipped, each key in order`, {
+  skip,
+}, async () => {
   await using world = await createWorld()
   const broker = memoryBroker({})
-  const writerStore = postgresIn(world, 'writer', { poolMax: 8 })
-  const hearerStore = postgresIn(world, 'hearer')
+  const writerStore = postgresIn(world, sharedUrl, 'writer', { poolMax: 8 })
+  const hearerStore = postgresIn(world, sharedUrl, 'hearer')
   const writer = createBus({
     service: 'writer',
     store: writerStore,
@@ -111,9 +120,11 @@ test(`F3 B1 ${WRITERS} writers with delays and roll-backs beside transactions th
   }
 })
 
-test('B1 who reads all streams waits for positions that a running transaction took, and passes none over', async () => {
+test('B1 who reads all streams waits for positions that a running transaction took, and passes none over', {
+  skip,
+}, async () => {
   await using world = await createWorld()
-  const store = postgresIn(world)
+  const store = postgresIn(world, sharedUrl)
   world.defer(() => store.close())
   await store.open()
   const at = 1
@@ -138,9 +149,11 @@ test('B1 who reads all streams waits for positions that a running transaction to
   )
 })
 
-test('G3 a statement that failed and was not undone is the commit’s error, also where nobody awaited it', async () => {
+test('G3 a statement that failed and was not undone is the commit’s error, also where nobody awaited it', {
+  skip,
+}, async () => {
   await using world = await createWorld()
-  const store = postgresIn(world)
+  const store = postgresIn(world, sharedUrl)
   world.defer(() => store.close())
   await store.open()
   await store.migrate('item', 'create table item (id text primary key)')
@@ -157,9 +170,11 @@ test('G3 a statement that failed and was not undone is the commit’s error, als
   assert.deepEqual(rows, [])
 })
 
-test('G4 of two transactions that wait for each other one is undone as unavailable, the other commits', async () => {
+test('G4 of two transactions that wait for each other one is undone as unavailable, the other commits', {
+  skip,
+}, async () => {
   await using world = await createWorld()
-  const store = postgresIn(world)
+  const store = postgresIn(world, sharedUrl)
   world.defer(() => store.close())
   await store.open()
   await store.migrate('item', 'create table item (id text primary key, n bigint not null)')
@@ -185,9 +200,11 @@ test('G4 of two transactions that wait for each other one is undone as unavailab
   assert.equal(refused[0].code, 'store_unavailable')
 })
 
-test('C9 a connection that the server ends is unavailable, and the next transaction has another', async () => {
+test('C9 a connection that the server ends is unavailable, and the next transaction has another', {
+  skip,
+}, async () => {
   await using world = await createWorld()
-  const store = postgresIn(world)
+  const store = postgresIn(world, sharedUrl)
   world.defer(() => store.close())
   await store.open()
   const ended = store.transaction(async (tx) => {
@@ -203,29 +220,30 @@ const refusals: [what: string, url: string, code: string, says: RegExp][] = [
   ['a port where nobody listens', 'postgres://postgres@127.0.0.1:1/test', 'store_unavailable', /start it/],
 ]
 for (const [what, url, code, says] of refusals) {
-  test(`${what} is ${code}, and the message says what to do`, () =>
+  test(`${what} is ${code}, and the message says what to do`, { skip }, () =>
     inWorld(async (world) => {
-      const store = postgresStore(new URL(url, sharedPostgresUrl).href)
+      const store = postgresStore(new URL(url, sharedUrl).href)
       world.defer(() => store.close())
       await assert.rejects(store.open(), (error: Error & { code: string }) => {
         assert.equal(error.code, code)
         assert.match(error.message, says)
         return true
       })
-    }))
+    }),
+  )
 }
 
-test('a user who may not create the schema is refused, and told to grant it', async () => {
+test('a user who may not create the schema is refused, and told to grant it', { skip }, async () => {
   await using world = await createWorld()
   const role = `${world.name}_guest`
-  const admin = new Client({ connectionString: sharedPostgresUrl })
+  const admin = new Client({ connectionString: sharedUrl })
   await admin.connect()
   world.defer(async () => {
     await admin.query(`drop role if exists ${role}`)
     await admin.end()
   })
   await admin.query(`create role ${role} login`)
-  const url = new URL(sharedPostgresUrl)
+  const url = new URL(sharedUrl)
   url.username = role
   const store = postgresStore(url.href, { schema: `${world.name}_other` })
   world.defer(() => store.close())
@@ -235,6 +253,90 @@ test('a user who may not create the schema is refused, and told to grant it', as
 test('a URL of another kind, a schema that is no name and a limit that is none are refused at once', () => {
   const wrong = { code: 'invalid_argument' }
   assert.throws(() => postgresStore('mysql://localhost/test'), wrong)
-  assert.throws(() => postgresStore(sharedPostgresUrl, { schema: 'a; drop' }), wrong)
-  assert.throws(() => postgresStore(sharedPostgresUrl, { poolMax: 0 }), wrong)
+  assert.throws(() => postgresStore('postgres://localhost/test', { schema: 'a; drop' }), wrong)
+  assert.throws(() => postgresStore('postgres://localhost/test', { poolMax: 0 }), wrong)
+})
+
+test('a wrong password is store_refused, and the message says where to correct it', { skip }, async () => {
+  await using world = await createWorld()
+  const rules = join(world.directory, 'pg_hba.conf')
+  await writeFile(rules, 'host all postgres 127.0.0.1/32 trust\nhost all all 127.0.0.1/32 scram-sha-256\n')
+  await chmod(world.directory, 0o755) // the server runs as another user
+  await using server = await startPostgres({ settings: { hba_file: rules } })
+  const admin = new Client({ connectionString: server.url })
+  await admin.connect()
+  await admin.query(`create role guest login superuser password 'right'`)
+  await admin.end()
+  const storeWith = (password: string) => {
+    const url = new URL(server.url)
+    url.username = 'guest'
+    url.password = password
+    return postgresStore(url.href)
+  }
+  const [wrong, right] = [storeWith('wrong'), storeWith('right')]
+  world.defer(() => Promise.all([wrong.close(), right.close()]))
+  await assert.rejects(wrong.open(), (error: Error & { code: string }) => {
+    assert.equal(error.code, 'store_refused')
+    assert.match(error.message, /password is wrong: correct it in the URL/)
+    assert.doesNotMatch(error.message, /guest:wrong/)
+    return true
+  })
+  await right.open()
+})
+
+test('C9 a server that is stopped while a bus runs, and started again: no attempt is counted, each message has one effect', {
+  skip,
+}, async () => {
+  await using world = await createWorld()
+  await using server = await startPostgres()
+  const broker = memoryBroker({})
+  const writerStore = sqliteStore(':memory:')
+  const hearerStore = postgresStore(server.url, { schema: 'hearer' })
+  const transport = () => memoryTransport(broker)
+  const writer = createBus({ service: 'writer', store: writerStore, transport: transport(), events: [counted] })
+  const hearer = createBus({ service: 'hearer', store: hearerStore, transport: transport(), events: [counted] })
+  world.defer(async () => {
+    await Promise.all([writer.close(), hearer.close()])
+    await Promise.all([writerStore.close(), hearerStore.close()])
+  })
+  await hearerStore.open()
+  await hearerStore.migrate(
+    'heard',
+    'create table heard (key text not null, n bigint not null, attempt bigint not null)',
+  )
+  hearer.subscribe(counted, async ({ key, n }, { tx, attempt }) => {
+    await tx.insert('heard', [{ key, n, attempt }])
+  })
+  await hearer.declare()
+  await writer.start()
+  await hearer.start()
+  const heard = () =>
+    hearerStore.read((reader) => reader.all<Count & { attempt: number }>(sql`select * from heard order by key, n`))
+  let said = 0
+  const say = async (count: number) => {
+    for (let n = 0; n < count; n++, said++) await writer.publish(counted, { key: `k${said % 7}`, n: said })
+  }
+  await say(100)
+  await eventually(async () => (await heard()).length > 0, { message: 'nothing was heard' })
+  const saying = say(200)
+  await server.stop()
+  await saying
+  await say(1)
+  await eventually(() => !hearer.ready(), { message: 'the bus did not notice that its database is away' })
+  await server.start()
+  await eventually(async () => hearer.ready() && (await heard()).length === said, {
+    timeoutMs: 30_000,
+    message: 'not everything was heard after the server came back',
+  })
+  const rows = await heard()
+  assert.deepEqual(
+    rows.map(({ n }) => n).toSorted((a, b) => a - b),
+    Array.from({ length: said }, (_, n) => n),
+  )
+  assert.ok(rows.every(({ attempt }) => attempt === 1))
+  const [subscription] = (await hearer.status()).subscriptions
+  assert.deepEqual(
+    { failed: subscription!.failedTotal, deferred: subscription!.deferred, dead: subscription!.deadLetters },
+    { failed: 0, deferred: 0, dead: 0 },
+  )
 })

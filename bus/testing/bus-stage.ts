@@ -13,7 +13,8 @@ import type { Transport } from '../transport.ts'
 import { eventually } from './eventually.ts'
 import { FACT_TIMEOUT_MS } from './inbox.ts'
 import type { StoreCapabilities } from './store-suite.ts'
-import { type VirtualClock, virtualClock } from './virtual-clock.ts'
+import { VIRTUAL_START_MS, type VirtualClock, virtualClock } from './virtual-clock.ts'
+import { Answers } from './waiting-store.ts'
 import type { World } from './world.ts'
 
 export type BusSuiteOptions = {
@@ -132,7 +133,8 @@ export type Effects = {
 
 export class Stage {
   readonly world: World
-  readonly clock: VirtualClock = virtualClock()
+  readonly #answers = new Answers()
+  readonly clock: VirtualClock = virtualClock(VIRTUAL_START_MS, { settle: this.#answers.settle })
   readonly random: Random = seededRandom(4711)
   readonly #options: BusSuiteOptions
   readonly #running = new Set<Bus>()
@@ -186,7 +188,9 @@ export class Stage {
 
   async #storeOf(service: string): Promise<Store> {
     const make = async () => {
-      const store = await this.#options.openStore(this.world, service, { clock: this.clock })
+      const opened = await this.#options.openStore(this.world, service, { clock: this.clock })
+      // An embedded one answers at once, or waits for a transaction that only time ends.
+      const store = opened.dialect === 'sqlite' ? opened : this.#answers.awaitedOf(opened)
       this.world.defer(() => orGiveUp(store.close(), `the store of ${service} did not close`))
       await store.open()
       await store.migrate('heard', HEARD_DDL)

@@ -7,7 +7,7 @@ const WORDS_BEFORE = 300
 const WORDS_AFTER = 600
 const REFUSED_WITHIN_MS = 15_000
 /** A warning or an error that tells what happened, and what was done about it. */
-const LOUD = /(deleted|gone|missing|lost).*made (again|anew)/
+const LOUD = /^(?!.*connection).*(deleted|gone|missing|lost).*made (again|anew)/
 
 export function registerDeletionCases(check: FaultCheck, { deletions = {}, refusals = {} }: FaultSuiteOptions): void {
   for (const [what, remove] of Object.entries(deletions)) {

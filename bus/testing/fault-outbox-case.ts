@@ -28,6 +28,7 @@ export function registerOutboxCase(check: FaultCheck): void {
       const sideBySide = bus.store.dialect !== 'sqlite'
       const written = Promise.withResolvers<void>()
       const given = Promise.withResolvers<void>()
+      given.promise.catch(() => {})
       const holders = sideBySide
         ? [
             holdOpen(LONG, written.promise).then(() => void committed.push(LONG * RANGE)),

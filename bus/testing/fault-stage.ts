@@ -3,7 +3,8 @@ import assert from 'node:assert/strict'
 import { type ChildProcess, fork } from 'node:child_process'
 import { readFileSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
-import type { Log } from '../log.ts'
+import { inspect } from 'node:util'
+import { type Log, silentLog } from '../log.ts'
 import { sql } from '../sql.ts'
 import type { Store } from '../store.ts'
 import type { Transport } from '../transport.ts'
@@ -24,7 +25,10 @@ import type { World } from './world.ts'
 
 /** Enough that every shard has some. */
 const KEYS = 40
-const WORDS_IN_TRANSACTION = 10
+const LINES_SHOWN = 15
+const WORDS_IN_TRANSACTION = 20
+/** Said between two looks at how much is heard. */
+const WORDS_BETWEEN_LOOKS = 100
 const CHILD_READY_WITHIN_MS = 20_000
 
 export type Heard = { n: number; message_key: string; pid: number }
@@ -86,6 +90,11 @@ export class FaultStage {
   get log(): Log {
     const line = (level: keyof Log) => (fields: object, text: string) => void this.lines.push({ level, fields, text })
     return { info: line('info'), warn: line('warn'), error: line('error') }
+  }
+
+  /** What was logged last, for whoever has to find out why a case failed. */
+  lastLines(): string[] {
+    return this.lines.slice(-LINES_SHOWN).map(({ level, fields, text }) => `${level} ${text} ${inspect(fields)}`)
   }
 
   async module(): Promise<FaultModule> {
@@ -160,7 +169,7 @@ export class FaultStage {
     let done = false
     const saying = async () => {
       while (!done) {
-        if (this.said - (await this.heardCount()) < aheadMax) await this.say(WORDS_IN_TRANSACTION * 2)
+        if (this.said - (await this.heardCount()) < aheadMax) await this.say(WORDS_BETWEEN_LOOKS)
         else await new Promise((resolve) => setTimeout(resolve, 5))
       }
     }
@@ -205,22 +214,29 @@ export class FaultStage {
     }
   }
 
-  /** A store that only looks. */
-  async #read<T>(work: (store: Awaited<ReturnType<FaultStage['watchingStore']>>) => Promise<T>): Promise<T> {
-    return work(await this.watchingStore())
+  async untilAcknowledged(): Promise<void> {
+    const { transport } = await this.watcher()
+    const acknowledged = async () => (await transport.backlog('scribe')).waiting === 0
+    await eventually(acknowledged, { timeoutMs: this.bounds.arrivesWithinMs, message: 'something still waits' })
   }
 
-  watchingStore() {
-    return this.world.share('watching store', async () => {
+  async #read<T>(work: (store: Store) => Promise<T>): Promise<T> {
+    return work((await this.watcher()).store)
+  }
+
+  /** Another process's transport, and its store of the scribe: to look at what is durable. */
+  watcher(): Promise<{ transport: Transport; store: Store }> {
+    return this.world.share('watcher', async () => {
       const { open } = await this.module()
-      const { transport, openStore } = await open(this.place, this.log)
+      const { transport, openStore } = await open(this.place, silentLog)
       const store = await openStore('scribe')
       await store.open()
       this.world.defer(async () => {
         await store.close()
         await transport.close()
       })
-      return store
+      await patiently(() => transport.open())
+      return { transport, store }
     })
   }
 

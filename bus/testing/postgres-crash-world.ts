@@ -1,9 +1,9 @@
-/** The embedded broker with PostgreSQL stores as `crashSuite` opens them in its child processes. */
+/** The embedded broker with PostgreSQL stores as `crashSuite` opens them in its child processes; POSTGRES_URL says where. */
 import { basename, join } from 'node:path'
 import { postgresStore } from '../stores/postgres.ts'
 import { sqliteTransport } from '../transports/sqlite.ts'
 import type { CrashWorld } from './crash-suite.ts'
-import { dropSchemas, sharedPostgresUrl } from './postgres-world.ts'
+import { dropSchemas } from './postgres-world.ts'
 
 const opened = new Set<string>()
 
@@ -17,13 +17,13 @@ export async function open(directory: string): Promise<CrashWorld> {
     openStore(name) {
       const schema = `${prefix}_${name}`
       opened.add(schema)
-      return postgresStore(sharedPostgresUrl, { schema })
+      return postgresStore(process.env.POSTGRES_URL!, { schema })
     },
   }
 }
 
 /** Drops the schemas that were opened in this process: the test's own, after its children are gone. */
 export async function dropCrashSchemas(): Promise<void> {
-  await dropSchemas([...opened])
+  await dropSchemas([...opened], process.env.POSTGRES_URL!)
   opened.clear()
 }

@@ -1,20 +1,17 @@
-/** A schema of the shared PostgreSQL for each service of a test's world, dropped when the world ends. */
+/** A schema for each service of a test's world on a PostgreSQL server that others use too, dropped when the world ends. */
 import { Client } from 'pg'
 import type { Store } from '../store.ts'
 import { type PostgresStoreOptions, postgresStore } from '../stores/postgres.ts'
 import type { World } from './world.ts'
 
-/** The server that tests may share: they keep to schemas of their own. */
-export const sharedPostgresUrl = process.env.POSTGRES_URL ?? 'postgres://postgres@127.0.0.1:5432/test'
-
 /** Another store on the schema that belongs to `name` in this world. */
-export function postgresIn(world: World, name = 'store', options: PostgresStoreOptions = {}): Store {
+export function postgresIn(world: World, url: string, name = 'store', options: PostgresStoreOptions = {}): Store {
   const schema = `${world.name}_${name}`
-  world.share(`schema ${schema}`, () => world.defer(() => dropSchemas([schema])))
-  return postgresStore(sharedPostgresUrl, { schema, ...options })
+  world.share(`schema ${schema}`, () => world.defer(() => dropSchemas([schema], url)))
+  return postgresStore(url, { schema, ...options })
 }
 
-export async function dropSchemas(schemas: readonly string[], url = sharedPostgresUrl): Promise<void> {
+export async function dropSchemas(schemas: readonly string[], url: string): Promise<void> {
   const client = new Client({ connectionString: url })
   await client.connect()
   try {
@@ -25,7 +22,7 @@ export async function dropSchemas(schemas: readonly string[], url = sharedPostgr
 }
 
 /** Names of the schemas that begin so. */
-export async function schemasBehind(prefix: string, url = sharedPostgresUrl): Promise<string[]> {
+export async function schemasBehind(prefix: string, url: string): Promise<string[]> {
   const client = new Client({ connectionString: url })
   await client.connect()
   try {

@@ -117,6 +117,6 @@ function positionOf(entries: readonly Entry[], entry: Entry): number {
 }
 
 /** Each turn runs all promises that are ready, what `setImmediate` holds, and one look at sockets and files. */
-async function settleTurns(): Promise<void> {
+export async function settleTurns(): Promise<void> {
   for (let turn = 0; turn < SETTLE_TURNS; turn++) await new Promise((resolve) => setImmediate(resolve))
 }

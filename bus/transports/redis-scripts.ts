@@ -265,8 +265,9 @@ if #entries == tonumber(ARGV[2]) then answer[1] = entries[#entries][1] end
 return answer`)
 
 /**
- * A process's heartbeat, and the trimming of what every group has finished and is older than retentionMs. A group of another
- * program counts too, with what it has pending. KEYS: subscriptions, processes, streams. ARGV: process, leaseMs, retentionMs.
+ * A process's heartbeat, and the trimming of what every group has finished and is older than retentionMs, or is too much: a
+ * stream of more than keptMax entries keeps nothing for its age. A group of another program counts too, with what it has
+ * pending. KEYS: subscriptions, processes, streams. ARGV: process, leaseMs, retentionMs, keptMax.
  * Answers the names of ephemeral subscriptions whose process is gone.
  */
 export const tidy = script(`${NOW}${PAIRS}
@@ -282,6 +283,10 @@ end
 for index = 3, #KEYS do
   local stream, lowest = KEYS[index], string.format('%.0f-0', at - ARGV[3])
   local first = redis.call('EXISTS', stream) == 1 and redis.call('XRANGE', stream, '-', '+', 'COUNT', 1)[1]
+  local surplus, limit = redis.call('XLEN', stream) - ARGV[4], 10000
+  if surplus > 0 then
+    lowest, limit = pairsOf(redis.call('XINFO', 'STREAM', stream))['last-generated-id'], math.min(limit, surplus)
+  end
   if first and isBefore(first[1], lowest) then
     for _, flat in ipairs(redis.call('XINFO', 'GROUPS', stream)) do
       local group = pairsOf(flat)
@@ -292,7 +297,7 @@ for index = 3, #KEYS do
       end
       if isBefore(id, lowest) then lowest = id end
     end
-    redis.call('XTRIM', stream, 'MINID', '~', lowest, 'LIMIT', 10000)
+    redis.call('XTRIM', stream, 'MINID', '~', lowest, 'LIMIT', limit)
   end
 end
 local orphans = {}
