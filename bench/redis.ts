@@ -17,7 +17,7 @@ const BATCH = 1_000
 const KEYS = 1_000
 const BODY = 'x'.repeat(500)
 const TYPE = 'reading.taken'
-/** Jobs that BullMQ has in hand at once: the quickest of 20, 100, 200 and 1,000. */
+/** Jobs that BullMQ has in hand at once: on node-redis, the quickest of 20, 100, 200 and 1,000. */
 const BULLMQ_CONCURRENCY = 20
 /** Publishers that each wait for their confirmation, as services do. */
 const PUBLISHERS = 64

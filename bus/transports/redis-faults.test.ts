@@ -22,6 +22,8 @@ const SETTLES_WITHIN_MS = 15_000
 /** Short, so that a test need not wait long for what a lease decides. */
 const LEASE_MS = 900
 const REPLY_TIMEOUT_MS = 500
+/** A process may begin so many entries of a shard before the server hears of it (S8). */
+const REACH_AHEAD = 16
 
 const everything = (name: string): SubscriptionSpec => ({ name, bindings: [{ kind: 'fanout' }], from: 'beginning' })
 const wire = (n: number, keys = 10, body = `${n}`): WireMessage => ({
@@ -410,6 +412,66 @@ check(
     await settles(() => revoked.length >= epochs.size, 'the process that was cut off was not told')
     await live.publish(series(50, 50))
     await settles(() => new Set([...taker.ids(), ...lost.ids()]).size === 100, 'they do not share the work')
+  },
+)
+
+check('S8 B8 only what a dead process may have begun is marked redelivered, and all of that', async (place) => {
+  const [shards, windowMax, early, late] = [2, 20, 400, 400]
+  const proxy = await place.proxy()
+  const dying = await place.open({ shards }, proxy.through(place.server.url))
+  await dying.declare(everything('all'))
+  // Its first message is never done, so the cursor of that shard stays; everything else goes on far beyond the window.
+  const begun = await consume(dying, 'all', { ack: false, windowMax })
+  await dying.publish(series(0, early))
+  const unfinished = new Set(['id-0'])
+  const acked = new Set<string>()
+  while (begun.deliveries.length < early) {
+    const count = begun.deliveries.length
+    const done = begun.deliveries
+      .filter(({ message: { id } }) => id !== 'id-0' && !acked.has(id))
+      .slice(0, windowMax / 2)
+    for (const { message } of done) acked.add(message.id)
+    begun.consumer.ack(done)
+    await begun.until(count + 1)
+  }
+  for (const id of begun.ids()) if (!acked.has(id)) unfinished.add(id)
+  assert.ok(unfinished.size > 1 && unfinished.size <= windowMax)
+  proxy.silence()
+  const live = await place.open({ shards })
+  await live.publish(series(early, late))
+  const taker = await consume(live, 'all')
+  await taker.untilIds((seen) => [...unfinished].every((id) => seen.has(id)) && seen.has(`id-${early + late - 1}`))
+  await settles(async () => (await live.backlog('all')).waiting === 0, 'something was left')
+  const marked = new Set(taker.deliveries.filter(({ redelivered }) => redelivered).map(({ message }) => message.id))
+  assert.deepEqual(
+    [...unfinished].filter((id) => !marked.has(id)),
+    [],
+    'the process may have died of these',
+  )
+  const innocent = [...marked].filter((id) => Number(id.slice(3)) >= early)
+  assert.ok(innocent.length <= shards * REACH_AHEAD, `${innocent.length} of ${late} came after it had died`)
+})
+
+check(
+  'S8 B8 while its bindings change nobody knows how far a process got: all up to the end is marked',
+  async (place) => {
+    const proxy = await place.proxy()
+    const dying = await place.open({}, proxy.through(place.server.url))
+    const some: SubscriptionSpec = { name: 'all', bindings: [{ kind: 'direct', type: 'a.b' }], from: 'beginning' }
+    await dying.declare(some)
+    const begun = await consume(dying, 'all', { ack: false })
+    await dying.publish(series(0, 1))
+    await begun.until(1)
+    proxy.silence()
+    const live = await place.open()
+    await live.declare(everything('all'))
+    await live.publish(series(1, 200))
+    const taker = await consume(live, 'all')
+    await taker.untilIds((seen) => seen.size === 201)
+    const epochs = new Map(begun.deliveries.map(({ lease }) => [lease.shard, lease.epoch]))
+    const ofDead = taker.deliveries.filter(({ lease }) => epochs.has(lease.shard))
+    assert.ok(ofDead.length > REACH_AHEAD)
+    assert.ok(ofDead.every(({ redelivered }) => redelivered))
   },
 )
 
