@@ -16,12 +16,14 @@ import { allServices, type Shop, startShop } from './shop.ts'
 
 const usage = `Usage: npm start [-- --help]
 
-Starts the shop: every service in one process on the embedded broker and database, which keep everything in ./data.
+Starts the shop: every service in one process, on the embedded broker and database, which keep everything in ./data, or
+on the servers that are named.
 What it listens to comes from the environment:
 
   PORT=3000            where HTTP is answered; 0: any free port      HOST=           every interface
   DATA_DIR=./data      databases, the key of the tokens, the operator's first password
-  BROKER_URL=sqlite:   the broker; sqlite:PATH for another file      DATABASE_URL=sqlite:   sqlite:FOLDER
+  BROKER_URL=sqlite:   the broker: sqlite:PATH, amqp://…, kafka://…, redis://…
+  DATABASE_URL=sqlite: the databases: sqlite:FOLDER, postgres://…
   SERVICES=            some of ${allServices.map(({ name }) => name).join(',')}
   SERVICE_URLS=        where the others answer: order=http://host:port,…
   ADMIN_EMAIL, ADMIN_PASSWORD   the first operator               TOKEN_SECRET=   the same in every process

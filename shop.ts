@@ -23,6 +23,12 @@ import { allEvents } from '@shopsphere/contracts'
 import { createTokens, type Tokens } from '@shopsphere/runtime/auth'
 import { type Config, readConfig } from '@shopsphere/runtime/config'
 import { markSetUp, prepareDataFolder, refuseLostDatabase } from '@shopsphere/runtime/data-folder'
+import {
+  brokerDeadLetters,
+  createDeadLetterMonitor,
+  type DeadLetterMonitor,
+  serviceDeadLetters,
+} from '@shopsphere/runtime/dead-letter-monitor'
 import type { Api } from '@shopsphere/runtime/http'
 import { createLog, type Log } from '@shopsphere/runtime/log'
 import { patiently } from '@shopsphere/runtime/patience'
@@ -120,6 +126,12 @@ export async function startShop(options: ShopOptions = {}): Promise<Shop> {
     const limited = !headless
     const auditor = createShopAuditor(services, { clock, log })
     opened.push(() => auditor.close())
+    const monitor = createDeadLetterMonitor({
+      sources: [...serviceDeadLetters(services), brokerDeadLetters(transport, services)],
+      ...config.deadLetterAlerts,
+      ...{ clock, log },
+    })
+    opened.push(() => monitor.close())
     const findings = () => auditor.found
     const described = { events: allEvents, hears: [...hears.values()] }
     const door = { ...described, config, clock, log, tokens, limited, findings, traces }
@@ -130,7 +142,8 @@ export async function startShop(options: ShopOptions = {}): Promise<Shop> {
     if (server) opened.push(() => server.close(0))
     for (const service of services) await service.start()
     if (!headless) auditor.watch()
-    return running({ config, clock, log, tokens, transport, traces, services, gateway, server, auditor })
+    if (!headless) monitor.watch()
+    return running({ config, clock, log, tokens, transport, traces, services, gateway, server, auditor, monitor })
   } catch (error) {
     for (const close of opened.toReversed()) await close().catch(() => {})
     throw error instanceof BusError ? new StartError(error.message, { cause: error }) : error
@@ -245,6 +258,7 @@ function noting(transport: Transport, note: (spec: SubscriptionSpec) => void): T
     backlog: (name) => transport.backlog(name),
     subscriptions: () => transport.subscriptions(),
     remove: (name) => transport.remove(name),
+    ...(transport.brokerDeadLetters && { brokerDeadLetters: (options) => transport.brokerDeadLetters!(options) }),
     close: () => transport.close(),
   }
 }
@@ -268,15 +282,16 @@ function running(parts: {
   gateway: Gateway
   server: RunningServer | null
   auditor: Auditor
+  monitor: DeadLetterMonitor
 }): Shop {
-  const { services, transport, traces, gateway, server, ...rest } = parts
+  const { services, transport, traces, gateway, server, monitor, ...rest } = parts
   const byName = new Map(services.map((service) => [service.name, service]))
   let closed: Promise<void> | undefined
 
   async function closeAll(): Promise<void> {
     await gateway.close() // live updates have no end of their own, and the server waits for them
     await server?.close()
-    await rest.auditor.close()
+    await Promise.all([rest.auditor.close(), monitor.close()])
     try {
       await Promise.all(services.map((service) => service.close()))
     } finally {

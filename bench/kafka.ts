@@ -12,7 +12,7 @@ import { kafkaTransport } from '@shopsphere/bus/kafka'
 import { needs } from '@shopsphere/bus/testing'
 import { type Bench, compare, median, type Pair, type Result } from './result.ts'
 
-const MESSAGES = 300_000
+const MESSAGES = 200_000
 const BATCH = 1_000
 const KEYS = 1_000
 const PARTITIONS = 8

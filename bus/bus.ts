@@ -280,6 +280,7 @@ export function createBus(options: BusOptions) {
     settings: PublishOptions & Origin = {},
   ): Promise<string> {
     refuseWhenClosed()
+    inside.refuse()
     const id = alone.publishFrom(settings)(event, data, settings)
     writing ??= writeAlone()
     await writing
@@ -395,10 +396,13 @@ export function createBus(options: BusOptions) {
       await openBridges()
       for (const consumer of consumers.values()) await consumer.declare()
     },
-    /** Opens store and transport, declares, begins to work. */
+    /** Opens store and transport, declares, begins to work. Where one of them is not there yet, it may be called again. */
     start(): Promise<void> {
       if (state === 'closed') return Promise.reject(new BusError('bus_closed', `the bus of ${service} is closed`))
-      starting ??= startAll()
+      starting ??= startAll().catch((error) => {
+        if (state === 'new') starting = undefined
+        throw error
+      })
       return starting
     },
     /** Names of its subscriptions. */

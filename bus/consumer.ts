@@ -1059,17 +1059,19 @@ export class Consumer {
   private claimSoon(): void {
     this.due = undefined
     if (this.stopping) return
-    this.claiming ??= this.claimDue()
-      .catch((error) =>
+    this.claiming ??= this.claimDue().then(
+      () => {
+        this.claiming = undefined
+        void this.planDue()
+      },
+      (error) => {
+        this.claiming = undefined // they are still due: whoever looked at once would claim, and fail, without a pause
         this.options.log.warn(
           { subscription: this.name, err: error },
           'due messages could not be claimed; tried again with the next sweep',
-        ),
-      )
-      .finally(() => {
-        this.claiming = undefined
-        void this.planDue()
-      })
+        )
+      },
+    )
   }
 
   /** As many as can begin at once: a claim that waited in a queue would run out before its work began. */

@@ -8,7 +8,7 @@ export const errorCodes = {
   invalid_payload: "the payload does not match the event's schema",
   unknown_event: 'no definition of this event type was given to the bus',
   not_owner: 'the event belongs to another service, which alone may publish it',
-  message_too_large: 'the encoded message exceeds messageBytesMax',
+  message_too_large: 'the encoded message exceeds messageBytesMax, or its id, key or headers theirs',
   undecodable: 'the bytes are not a message that the codec can read',
   version_too_new: 'the message was published with a version of the schema that this process does not know yet',
   no_upcaster: 'the message has an old version and the event has no upcaster from it',

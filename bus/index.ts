@@ -46,6 +46,8 @@ export type { Span, SpanStart, Tracing } from './tracing.ts'
 export type {
   Backlog,
   Binding,
+  BrokerDeadLetter,
+  BrokerDeadLetters,
   ConsumeOptions,
   Consumer,
   Delivery,

@@ -4,6 +4,10 @@ import { BusError } from './errors.ts'
 export const defaultLimits = {
   /** One encoded message. */
   messageBytesMax: 1_048_576,
+  /** A message's id, its key, and its headers as JSON: brokers carry them beside the message, and take no more of them. */
+  idBytesMax: 255,
+  keyBytesMax: 4_096,
+  headersBytesMax: 32_768,
   /** Deliveries of one subscription in this process that are not acknowledged yet. */
   windowMax: 2_000,
   /** Deliveries that one transaction carries. */

@@ -163,7 +163,20 @@ function outboxRow(
       `${event.type} would be ${Buffer.byteLength(body as string)} bytes; messageBytesMax is ${limits.messageBytesMax}: keep large things elsewhere and publish where they are`,
     )
   }
-  return { id, type: event.type, message_key: message.key, headers: headersText(headers), body, at: time }
+  const row = { id, type: event.type, message_key: message.key, headers: headersText(headers), body, at: time }
+  refuseLarge(event.type, 'id', row.id, limits.idBytesMax)
+  refuseLarge(event.type, 'key', row.message_key ?? '', limits.keyBytesMax)
+  refuseLarge(event.type, 'headers', row.headers, limits.headersBytesMax)
+  return row
+}
+
+/** What a broker could never take would stop everything behind it in the outbox. */
+function refuseLarge(type: string, what: 'id' | 'key' | 'headers', text: string, bytesMax: number): void {
+  if (text.length * 3 <= bytesMax || Buffer.byteLength(text) <= bytesMax) return
+  throw new BusError(
+    'message_too_large',
+    `${type} would have ${Buffer.byteLength(text)} bytes of ${what}; ${what}BytesMax is ${bytesMax}: put what is long into the payload`,
+  )
 }
 
 function dueTime(options: PublishOptions, now: number): number | null {

@@ -60,6 +60,25 @@ export type Backlog = {
   readonly oldestAt: number | null
 }
 
+/** A message that the broker itself set aside. */
+export type BrokerDeadLetter = {
+  /** Null: a stranger published it without one. */
+  readonly id: string | null
+  readonly type: string
+  /** In the broker's words: `rejected`, `expired`, `maxlen`; `no queue` where none took it. */
+  readonly reason: string
+  readonly body: Uint8Array
+}
+
+export type BrokerDeadLetters = {
+  readonly subscription: string
+  /** Where they lie, by the broker's name for it. */
+  readonly queue: string
+  readonly count: number
+  /** The oldest few, where they were asked for. */
+  readonly first: readonly BrokerDeadLetter[]
+}
+
 export type TransportCapabilities = {
   /** `from: 'beginning'` reaches messages published before the subscription was made. */
   readonly keepsHistory: boolean
@@ -103,6 +122,11 @@ export type Transport = {
   subscriptions(): Promise<string[]>
   /** Ends a durable subscription: what waits for it is forgotten. */
   remove(name: string): Promise<void>
+  /**
+   * What the broker itself rejected and keeps aside, by subscription, those with any; with the `firstMax` oldest of each,
+   * none by default. Only of brokers that reject; the service's own dead letters stand in its store.
+   */
+  brokerDeadLetters?(options?: { firstMax?: number }): Promise<BrokerDeadLetters[]>
   /** Closes its consumers, then itself. Closing twice is fine. */
   close(): Promise<void>
 }

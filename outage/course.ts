@@ -96,7 +96,7 @@ async function watch(given: {
 
   progress.phase(`Before: ${FAILING} runs`, ORDERS_BEFORE, 'orders')
   const normal = await watcher.place(ORDERS_BEFORE)
-  await watcher.until(({ ended, waiting, othersRest }) => ended === normal.length && waiting === 0 && othersRest)
+  await watcher.untilQuiet(nothing)
 
   progress.phase('Before: the last orders', ORDERS_AT_THE_KILL, 'orders')
   let killing: Promise<void> | undefined
@@ -114,11 +114,11 @@ async function watch(given: {
   const ordersPerSecond = (orders * 1_000) / (performance.now() - downMs)
   const all = [...normal, ...atTheKill, ...during]
   progress.phase('Down: the orders go on to their end', all.length, 'orders')
-  const last = await watcher.until(({ ended, othersRest }) => ended === all.length && othersRest)
+  const last = await watcher.untilQuiet(anything)
   const metric = await door.measure(FAILING)
   if (metric === null) throw new Error(`GET /metrics does not say what waits for ${FAILING}`)
 
-  const waited = last.waiting ?? 0
+  const waited = last.waiting
   progress.end()
   progress.note(`${FAILING} is started again: ${whole(waited)} messages wait for it`)
   const outageSeconds = (performance.now() - downMs) / 1_000
@@ -126,7 +126,7 @@ async function watch(given: {
   watcher.mark('started again')
   const againMs = performance.now()
   progress.phase(`After: ${FAILING} catches up`, waited, 'messages')
-  await Promise.race([again.died, watcher.until(({ waiting, othersRest }) => waiting === 0 && othersRest, waited)])
+  await Promise.race([again.died, watcher.untilQuiet(nothing, waited)])
   const seconds = (performance.now() - againMs) / 1_000
   progress.end()
   return {
@@ -142,6 +142,9 @@ async function watch(given: {
   }
 }
 
+const nothing = (waiting: number) => waiting === 0
+const anything = () => true
+
 type Seen = Look & { readonly ended: number }
 
 /** Places orders, looks at the shop meanwhile, and keeps what it saw of the backlog. */
@@ -153,6 +156,7 @@ class Watcher {
   readonly #signal: AbortSignal
   #placed = 0
   #rowMs = Number.NEGATIVE_INFINITY
+  readonly #startedMs = performance.now()
 
   constructor(door: Door, { progress, signal }: Course) {
     this.#door = door
@@ -186,22 +190,24 @@ class Watcher {
     return placed
   }
 
-  /** Looks until `isEnough`. @param left what has to be worked off; without it, progress is counted in orders */
-  async until(isEnough: (seen: Seen) => boolean, left?: number): Promise<Seen> {
+  /**
+   * Looks until every order has ended, the other services rest, and what has been counted since then is enough.
+   * @param left what has to be worked off; without it, progress is counted in orders
+   */
+  async untilQuiet(isEnough: (waiting: number) => boolean, left?: number): Promise<{ ended: number; waiting: number }> {
+    let quietSince = Number.POSITIVE_INFINITY
     let moved = ''
     let movedMs = performance.now()
     for (;;) {
-      const seen = await this.#look()
-      if (left === undefined) this.#progress.set(seen.ended)
-      else if (seen.waiting !== null) this.#progress.set(Math.max(0, left - seen.waiting))
-      if (isEnough(seen)) return seen
-      const now = `${seen.ended} ${seen.waiting} ${seen.othersRest}`
+      const { ended, waiting, othersRest, countedAt } = await this.#look()
+      this.#progress.set(left === undefined ? ended : Math.max(0, left - (waiting ?? left)))
+      quietSince = ended === this.#placed && othersRest ? Math.min(quietSince, Date.now()) : Number.POSITIVE_INFINITY
+      if (waiting !== null && countedAt >= quietSince && isEnough(waiting)) return { ended, waiting }
+      const now = `${ended} ${waiting} ${othersRest}`
       if (now !== moved) movedMs = performance.now()
       moved = now
       if (performance.now() - movedMs > STANDSTILL_MAX_MS)
-        throw new Error(
-          `the shop stands still: ${seen.ended} of ${this.#placed} orders ended, ${seen.waiting} messages wait`,
-        )
+        throw new Error(`the shop stands still: ${ended} of ${this.#placed} orders ended, ${waiting} messages wait`)
       await timeout(LOOK_EVERY_MS, undefined, { signal: this.#signal })
     }
   }
@@ -224,7 +230,7 @@ class Watcher {
     if (this.#rowMs === Number.NEGATIVE_INFINITY) this.#progress.note(rowOf(COLUMN_NAMES))
     this.#rowMs = performance.now()
     const metric = await this.#door.measure(FAILING)
-    const seconds = ((performance.now() - this.samples[0]!.atMs) / 1_000).toFixed(0)
+    const seconds = ((performance.now() - this.#startedMs) / 1_000).toFixed(0)
     const oldest = metric === null ? '?' : `${(metric.oldestAgeMs / 1_000).toFixed(1)} s`
     const counts = [this.#placed, ended, waiting, metric?.waiting].map((count) => (count == null ? '?' : whole(count)))
     this.#progress.note(rowOf([`${seconds} s`, ...counts, oldest]))

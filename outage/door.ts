@@ -14,7 +14,8 @@ export type Account = { readonly email: string; readonly password: string }
 export type Look = {
   /** Messages that wait for notification, as GET /api/operations/status says; null: the broker did not say. */
   readonly waiting: number | null
-  readonly oldestAgeMs: number
+  /** When that was counted, milliseconds since the epoch. */
+  readonly countedAt: number
   /** Whether the other services have nothing to do: nothing waits in their outboxes and for their subscriptions. */
   readonly othersRest: boolean
 }
@@ -73,7 +74,7 @@ export class Door {
         outbox.waiting === 0 &&
         subscriptions.every(({ waiting, deferred, inFlight }: Answer) => waiting + deferred + inFlight === 0),
     )
-    return { waiting: found?.waiting ?? null, oldestAgeMs: found?.oldestAgeMs ?? 0, othersRest }
+    return { waiting: found?.waiting ?? null, countedAt: found?.countedAt ?? 0, othersRest }
   }
 
   /** The same of GET /metrics; null: it is not there. */

@@ -19,12 +19,15 @@ const merchant = { email: 'operator@shop.example', password: randomBytes(24).toS
 /** A moment beyond the return window. */
 const BEYOND_MS = 60_000
 
-export const startShop: StartShop = async () => {
+export const startShop: StartShop = () => startShopOn(process.env)
+
+/** On the broker and the database that `environment` names. */
+export async function startShopOn(given: Readonly<Record<string, string | undefined>>): Promise<ReplayShop> {
   const folder = await mkdtemp(join(tmpdir(), 'shopsphere-replay-'))
   const clock = skippableClock()
   const environment = {
     LOG_LEVEL: 'error',
-    ...process.env,
+    ...given,
     DATA_DIR: folder,
     PICKING_GRACE_MS: '0',
     CARRIER_DELAY_MS: '0',

@@ -91,6 +91,43 @@ test('secrets are not shown', () => {
   assert.equal(refused({ BROKER_URL: 'ftp://me:hunter2@x' }).includes('hunter2'), false)
 })
 
+test('whom to tell of dead letters: an address, a secret as Standard Webhooks writes it, a number; none is shown', () => {
+  const none = read({}).deadLetterAlerts
+  assert.deepEqual(none, { webhook: null, alertMin: 1 })
+  const secret = Buffer.from('a secret of 24 bytes, so.')
+  const given = {
+    DEAD_LETTER_WEBHOOK: 'https://alerts.example/T0/B0',
+    DEAD_LETTER_WEBHOOK_SECRET: `whsec_${secret.toString('base64')}`,
+    DEAD_LETTER_ALERT_MIN: '10',
+  }
+  const { webhook, alertMin } = read(given).deadLetterAlerts
+  assert.deepEqual([webhook!.url, Buffer.from(webhook!.secret!), alertMin], [given.DEAD_LETTER_WEBHOOK, secret, 10])
+  assert.equal(read({ DEAD_LETTER_WEBHOOK: 'http://localhost:1/' }).deadLetterAlerts.webhook!.secret, null)
+  for (const wrong of ['alerts.example/hunter2', 'ftp://x/hunter2', 'https://me:hunter2@alerts.example/']) {
+    const said = refused({ DEAD_LETTER_WEBHOOK: wrong })
+    assert.match(said, /^DEAD_LETTER_WEBHOOK is \d+ characters long: expected a URL as https:/)
+    assert.equal(said.includes('hunter2'), false)
+  }
+  for (const wrong of [
+    'hunter2',
+    'whsec_hunter2',
+    `whsec_${'a'.repeat(100)}`,
+    given.DEAD_LETTER_WEBHOOK_SECRET.slice(6),
+  ])
+    assert.match(refused({ DEAD_LETTER_WEBHOOK_SECRET: wrong }), /characters long: expected whsec_ and 24 to 64 bytes/)
+  assert.match(refused({ DEAD_LETTER_ALERT_MIN: '0' }), /a whole number from 1/)
+})
+
+test('a password with @, / or # in it is not shown either, nor one in an address that cannot be read', () => {
+  for (const password of ['hun@ter2', 'hun/ter2', 'a/b@ter2'])
+    assert.equal(refused({ BROKER_URL: `ftp://me:${password}@x` }).includes('ter2'), false, password)
+  for (const address of ['redis://:hunter2@host:99999', 'amqp://me:hun#ter2@host:5672']) {
+    const said = refused({ ORDER_CREATED_FROM: `${address}#order_created` })
+    assert.match(said, /^ORDER_CREATED_FROM is .*: expected addresses separated by commas/)
+    assert.equal(said.includes('ter2'), false, address)
+  }
+})
+
 test('production refuses what everybody knows, with exit code 2; development does not mind', () => {
   assert.match(refused({ NODE_ENV: 'production' }), /^TOKEN_SECRET has to be set/m)
   assert.equal(read({ NODE_ENV: 'development' }).tokenSecret, null)

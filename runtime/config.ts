@@ -84,6 +84,10 @@ function variables(services: readonly string[]) {
     ORDER_CREATED_FROM: foreignPlaces(createdPlace),
     ORDER_CREATED_TO: foreignPlaces(createdPlace),
 
+    DEAD_LETTER_WEBHOOK: webhookUrl(),
+    DEAD_LETTER_WEBHOOK_SECRET: webhookSecret(),
+    DEAD_LETTER_ALERT_MIN: whole(1, 1, 1_000_000),
+
     HOLD_MS: duration(15 * MINUTE_MS),
     PAYMENT_DECISION_MS: duration(10 * MINUTE_MS),
     CAPTURE_DEADLINE_MS: duration(6 * DAY_MS),
@@ -162,6 +166,14 @@ export function readConfig(environment: Readonly<Record<string, string | undefin
       orderCreatedFrom: read.ORDER_CREATED_FROM,
       orderCreatedTo: read.ORDER_CREATED_TO,
     },
+    /** Who is told of dead letters beside the log, and from how many of a subscription on. Secret null: unsigned. */
+    deadLetterAlerts: {
+      webhook:
+        read.DEAD_LETTER_WEBHOOK === undefined
+          ? null
+          : { url: read.DEAD_LETTER_WEBHOOK, secret: read.DEAD_LETTER_WEBHOOK_SECRET ?? null },
+      alertMin: read.DEAD_LETTER_ALERT_MIN,
+    },
     timers: {
       /** T1 */ holdMs: read.HOLD_MS,
       /** T2 */ paymentDecisionMs: read.PAYMENT_DECISION_MS,
@@ -231,6 +243,30 @@ function origins() {
     .default([])
 }
 
+function webhookUrl() {
+  return z
+    .string()
+    .refine((text) => {
+      const url = URL.parse(text)
+      return url !== null && /^https?:$/.test(url.protocol) && url.username === '' && url.password === ''
+    }, 'a URL as https://alerts.example/shop, without a user and a password')
+    .optional()
+}
+
+const WEBHOOK_SECRET_BYTES_MIN = 24
+const WEBHOOK_SECRET_BYTES_MAX = 64
+
+/** As Standard Webhooks writes it; the bytes sign. */
+function webhookSecret() {
+  const expected = `whsec_ and ${WEBHOOK_SECRET_BYTES_MIN} to ${WEBHOOK_SECRET_BYTES_MAX} bytes of chance in base64`
+  return z
+    .string()
+    .regex(/^whsec_[A-Za-z0-9+/]+={0,2}$/, expected)
+    .transform((text): Uint8Array => Buffer.from(text.slice('whsec_'.length), 'base64'))
+    .refine(({ length }) => length >= WEBHOOK_SECRET_BYTES_MIN && length <= WEBHOOK_SECRET_BYTES_MAX, expected)
+    .optional()
+}
+
 /** As small programs name them. */
 const createdPlace = (scheme: ForeignPlace['scheme']) => (scheme === 'kafka' ? 'orders' : 'order_created')
 
@@ -290,9 +326,12 @@ function refuse(given: Record<string, string | undefined>, issues: readonly z.co
   return new StartError(lines.join('\n'), { exitCode: 2 })
 }
 
+/** Addresses of webhooks often end in what lets one in. */
+const neverShown = ['TOKEN_SECRET', 'ADMIN_PASSWORD', 'DEAD_LETTER_WEBHOOK', 'DEAD_LETTER_WEBHOOK_SECRET']
+
 /** What was given, without passwords. */
 function show(name: string, value = ''): string {
-  if (name === 'TOKEN_SECRET' || name === 'ADMIN_PASSWORD') return `${value.length} characters long`
-  const harmless = value.replace(/\/\/[^/@\s]*@/g, '//…@')
+  if (neverShown.includes(name)) return `${value.length} characters long`
+  const harmless = value.replace(/\/\/\S*@/g, '//…@') // to the last one: a password may have one in it, and slashes
   return `'${harmless.length > 200 ? `${harmless.slice(0, 200)}…` : harmless}'`
 }

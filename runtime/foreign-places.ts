@@ -46,6 +46,8 @@ function parse(text: string, defaultPlace: (scheme: ForeignPlace['scheme']) => s
   const [, url = '', scheme = '', fragment = ''] = /^((amqps?|kafka|rediss?):\/\/[^#\s]+)(?:#(\S*))?$/.exec(text) ?? []
   if (url === '') return undefined
   const kind = schemes[scheme as keyof typeof schemes]
+  // A client would say so too late, and with the password in what it says.
+  if (kind !== 'kafka' && !URL.canParse(url)) return undefined
   const [place = '', query = ''] = fragment.split('?')
   const { durable = 'no', declare = 'yes', prefetch, ...unknown } = Object.fromEntries(new URLSearchParams(query))
   const switches = [durable, declare].every((value) => value === 'yes' || value === 'no')

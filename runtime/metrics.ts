@@ -19,13 +19,18 @@ export type Metrics = {
 /** What waits on the broker for a subscription of a service that does not run in this process. */
 export type Unattended = { readonly name: string; readonly waiting: number; readonly oldestAgeMs: number }
 
+/** What the broker itself rejected of a subscription. */
+export type Rejected = { readonly subscription: string; readonly count: number }
+
 /**
  * @param busStatuses asked each time the metrics are read; one that fails is counted, and the others are shown
  * @param unattended asked each time too; shown without the label `service`
+ * @param rejected asked each time too
  */
 export function createMetrics(
   busStatuses: () => readonly (() => BusStatus | Promise<BusStatus>)[],
   unattended: () => Promise<readonly Unattended[]> = async () => [],
+  rejected: () => Promise<readonly Rejected[]> = async () => [],
 ): Metrics {
   const registry = new Registry()
   collectDefaultMetrics({ register: registry, eventLoopMonitoringPrecision: EVENT_LOOP_SAMPLING_MS })
@@ -43,6 +48,13 @@ export function createMetrics(
     registers: [registry],
   })
 
+  const brokerDeadLetters = new Gauge({
+    name: 'broker_dead_letters',
+    help: 'Messages that the broker itself rejected or had no queue for',
+    labelNames: ['subscription'],
+    registers: [registry],
+  })
+
   return {
     registry,
     middleware: async (c, next) => {
@@ -52,10 +64,13 @@ export function createMetrics(
       duration.observe({ method: c.req.method, route, status: c.res.status }, (performance.now() - startedAt) / 1000)
     },
     async render() {
-      const [statuses, others] = await Promise.all([
+      const [statuses, others, letters] = await Promise.all([
         Promise.allSettled(busStatuses().map(async (status) => status())),
         unattended(),
+        rejected(),
       ])
+      brokerDeadLetters.reset()
+      for (const { subscription, count } of letters) brokerDeadLetters.set({ subscription }, count)
       failures.inc(statuses.filter(({ status }) => status === 'rejected').length)
       const answered = statuses.flatMap((result) => (result.status === 'fulfilled' ? [result.value] : []))
       record(answered, others)

@@ -9,7 +9,18 @@ import { readFileSync } from 'node:fs'
 import { StartError } from './start-error.ts'
 
 /** Each may be given as `…_FILE`, the path of a file that holds it. */
-export const fileSecrets = ['TOKEN_SECRET', 'ADMIN_PASSWORD', 'BROKER_URL', 'DATABASE_URL'] as const
+export const fileSecrets = [
+  'TOKEN_SECRET',
+  'ADMIN_PASSWORD',
+  'BROKER_URL',
+  'DATABASE_URL',
+  'ORDER_EVENTS_FROM',
+  'ORDER_EVENTS_TO',
+  'ORDER_CREATED_FROM',
+  'ORDER_CREATED_TO',
+  'DEAD_LETTER_WEBHOOK',
+  'DEAD_LETTER_WEBHOOK_SECRET',
+] as const
 
 const SECRET_BYTES_MAX = 64 * 1024
 /** Fewer different characters than this in 32 are no chance. */

@@ -7,7 +7,7 @@ import { type ChildProcess, spawn } from 'node:child_process'
 import { join } from 'node:path'
 import { test } from 'node:test'
 import { fileURLToPath } from 'node:url'
-import { eventually, inWorld, type World } from '@shopsphere/bus/testing'
+import { eraseBroker, eraseDatabase, eventually, inWorld, needs, type World } from '@shopsphere/bus/testing'
 
 const root = fileURLToPath(new URL('..', import.meta.url))
 const SHARED = 'order,payment,inventory'
@@ -18,6 +18,7 @@ const PROCESS_START_MAX_MS = 30_000
 const ALL_DELIVERED_MAX_MS = 60_000
 /** After the death of a process, somebody else's order must be seen to move within this. */
 const TAKEOVER_MAX_MS = 15_000
+const TIMEOUT_MS = 180_000
 
 type Process = { readonly child: ChildProcess; readonly url: string }
 
@@ -116,8 +117,31 @@ async function shared(world: World, servers: Record<string, string>): Promise<vo
   assert.equal(stock.onHand, 1_000 - ORDERS, 'every order left the shelf once')
 }
 
-test(
-  'embedded: two processes share the orders of a shop; one is killed, the other takes over',
-  { timeout: 180_000 },
-  () => inWorld((world) => shared(world, {})),
-)
+const title = 'two processes share the orders of a shop; one is killed, the other takes over'
+
+test(`embedded: ${title}`, { timeout: TIMEOUT_MS }, () => inWorld((world) => shared(world, {})))
+
+for (const [name, database] of [
+  ['rabbitmq', 'postgres'],
+  ['kafka', 'postgres'],
+  ['redis', null],
+] as const) {
+  test(`${name}, ${database ?? 'SQLite'}: ${title}`, { timeout: TIMEOUT_MS }, async (context) => {
+    const broker = await needs(name)
+    const store = database ? await needs(database) : { url: 'sqlite:', skip: false as const }
+    if (broker.skip || store.skip) return context.skip(String(broker.skip || store.skip))
+    await inWorld(async (world) => {
+      const prefix = `${world.name}_`
+      world.defer(async () => {
+        await eraseBroker(broker.url, prefix)
+        await eraseDatabase(store.url, prefix)
+      })
+      await shared(world, {
+        BROKER_URL: broker.url,
+        BROKER_PREFIX: prefix,
+        DATABASE_URL: store.url,
+        DATABASE_PREFIX: prefix,
+      })
+    })
+  })
+}

@@ -3,13 +3,16 @@ import assert from 'node:assert/strict'
 import { readFile, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { after, before, describe, test } from 'node:test'
-import { createWorld, type World } from '@shopsphere/bus/testing'
+import { createWorld, eraseBroker, eraseDatabase, needs, type ServerName, type World } from '@shopsphere/bus/testing'
 import { expectedFigures } from '../replay/oracle.ts'
 import { fileSource, openBook } from '../replay/order-book.ts'
 import { replay } from '../replay/replay.ts'
-import { startShop } from '../replay/start-shop.ts'
+import { startShopOn } from '../replay/start-shop.ts'
 
 const BOOK = new URL('../replay/books/online-retail.csv', import.meta.url)
+/** For combinations of servers, where the same rules hold and every message costs more. */
+const LINES_SHORT = 250
+const TIMEOUT_MS = 180_000
 /** With the header: 66 invoices, among them some that give goods back, one of which names goods bought above. */
 const LINES = 1_000
 
@@ -25,13 +28,13 @@ describe('a replay of the first lines of the real book comes to what the rules s
   })
   after(() => world[Symbol.asyncDispose]())
 
-  async function run(...options: string[]) {
+  async function run(options: string[] = [], environment: Record<string, string> = {}, book = file) {
     const out = { stdout: '', stderr: '' }
-    const status = await replay([file, '--json', ...options], {
+    const status = await replay([book, '--json', ...options], {
       stdout: { write: (text: string) => (out.stdout += text) },
       stderr: { write: (text: string) => (out.stderr += text) },
       signal: new AbortController().signal,
-      startShop,
+      startShop: () => startShopOn({ ...process.env, ...environment }),
     })
     assert.equal(status, 0, out.stderr)
     const { events, seconds, violations, ...figures } = JSON.parse(out.stdout.trimEnd().split('\n').at(-1)!)
@@ -50,6 +53,36 @@ describe('a replay of the first lines of the real book comes to what the rules s
     const stock = 30
     const expected = await expectedFigures(await openBook(fileSource(file)), { stock })
     assert.ok(expected.orders.completed > 0 && expected.orders.cancelled > 0)
-    assert.deepEqual(await run('--stock', String(stock)), expected)
+    assert.deepEqual(await run(['--stock', String(stock)]), expected)
   })
+
+  const embedded = { url: 'sqlite:', skip: false as const }
+  for (const brokerName of ['embedded', 'rabbitmq', 'kafka', 'redis'] as const) {
+    for (const databaseName of ['SQLite', 'PostgreSQL'] as const) {
+      if (brokerName === 'embedded' && databaseName === 'SQLite') continue // the two above
+      test(`on ${brokerName} with ${databaseName}, the same`, { timeout: TIMEOUT_MS }, async (context) => {
+        const broker = brokerName === 'embedded' ? embedded : await needs(brokerName satisfies ServerName)
+        const database = databaseName === 'SQLite' ? embedded : await needs('postgres')
+        if (broker.skip || database.skip) return context.skip(String(broker.skip || database.skip))
+        const prefix = `${world.name}_${brokerName}_`
+        const short = join(world.directory, 'short.csv')
+        const lines = (await readFile(file, 'utf8')).split('\n').slice(0, LINES_SHORT)
+        await writeFile(short, `${lines.join('\n')}\n`)
+        const expected = await expectedFigures(await openBook(fileSource(short)))
+        assert.ok(expected.orders.completed > 0)
+        const environment = {
+          BROKER_URL: broker.url,
+          BROKER_PREFIX: prefix,
+          DATABASE_URL: database.url,
+          DATABASE_PREFIX: prefix,
+        }
+        try {
+          assert.deepEqual(await run([], environment, short), expected)
+        } finally {
+          await eraseBroker(broker.url, prefix)
+          await eraseDatabase(database.url, prefix)
+        }
+      })
+    }
+  }
 })

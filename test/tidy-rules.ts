@@ -14,7 +14,7 @@ export type Finding = { readonly path: string; readonly line: number; readonly w
 export type Rule = (files: readonly TextFile[]) => Finding[]
 
 const NOT_OURS = new Set(['node_modules', '.git', 'dist'])
-const TEXT = /(?:\.(?:ts|json|md|sql|sh|csv|ya?ml|html|css|js)|\/\.[a-z]+|\/LICENSE|\.ci\/run)$/
+const TEXT = /(?:\.(?:ts|json|md|sql|sh|csv|ya?ml|html|css|js)|\/\.[a-z]+|\/LICENSE|\/Containerfile|\.ci\/run)$/
 /** Where programs put what they write; never committed. */
 const DATA_FOLDER = 'data/'
 

@@ -35,7 +35,11 @@ export function rabbitmqQueue(url: string, options: RabbitmqQueueOptions): Endpo
   const kept = keepConnection<Connection>({
     name,
     connect,
-    disconnect: ({ model }) => within(CONNECT_TIMEOUT_MS, 'closing', model.close()),
+    async disconnect({ model, inbound }) {
+      // The channel first: its close goes out behind the acknowledgements, that of the connection before them.
+      await within(CONNECT_TIMEOUT_MS, 'closing', inbound.close()).catch(() => {})
+      await within(CONNECT_TIMEOUT_MS, 'closing', model.close())
+    },
   })
 
   async function connect(lost: (why: unknown) => void): Promise<Connection> {

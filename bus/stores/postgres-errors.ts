@@ -43,6 +43,11 @@ const SOCKET = new Set([
 const CLIENT =
   /^(Connection terminated|timeout expired|Query read timeout|Client has encountered a connection error|Client was closed)/
 
+/** What the client and OpenSSL say where the two cannot agree on encryption. */
+const ENCRYPTION_MESSAGE = /does not support SSL/
+const ENCRYPTION_CODE = /^ERR_(SSL|TLS)_|CERT|UNABLE_TO_VERIFY/
+const STANDBY = /during recovery/
+
 /** True for an error after which the connection is of no use. */
 export function isConnectionLost(error: unknown): boolean {
   const { code, message, cause } = error as { code?: unknown; message?: string; cause?: unknown }
@@ -60,6 +65,13 @@ export function translate(place: string, error: unknown): unknown {
   }
   if (code !== undefined && Object.hasOwn(UNAVAILABLE, code)) {
     return new UnavailableError('store_unavailable', `${place}: ${UNAVAILABLE[code]} (${message})`, because)
+  }
+  if (ENCRYPTION_MESSAGE.test(message) || ENCRYPTION_CODE.test(code ?? '')) {
+    const text = `${place}: no encrypted connection could be made (${message}): look at sslmode in the URL`
+    return new BusError('store_refused', text, because)
+  }
+  if (STANDBY.test(message)) {
+    return new UnavailableError('store_unavailable', `${place}: ${UNAVAILABLE['25006']} (${message})`, because)
   }
   if (isConnectionLost(error)) {
     const text = `${place} cannot be reached (${message || code}): start it, or correct the URL; work goes on by itself`

@@ -35,6 +35,24 @@ export function failureCases(check: Check): void {
     await Promise.all([clerk.bus.transaction(() => {}), clerk.bus.transaction(() => {})]) // beside each other they are fine
   })
 
+  check(
+    'a publication of the bus inside a handler is refused at once instead of waiting for its time',
+    async (stage) => {
+      const codes: unknown[] = []
+      const clerk = await stage.run('clerk', (bus, { hears }) => {
+        const hear = hears(() => {})
+        bus.subscribe(said, async (data, context) => {
+          await hear(data, context)
+          await bus.publish(answered, { about: 'a', number: 1 }).catch((error) => codes.push(error.code))
+        })
+      })
+      const shop = await stage.run('shop', () => {})
+      await shop.bus.publish(said, { about: 'a', number: 1 })
+      await stage.until(async () => (await stage.heard(clerk)).length > 0)
+      assert.deepEqual([...new Set(codes)], ['invalid_argument'])
+    },
+  )
+
   // B4: retry without blocking others --------------------------------------------------------------------------------
 
   check('B4 tries follow the back-off: 1 s, 2 s, 4 s later, each counted', async (stage) => {
@@ -590,6 +608,23 @@ export function failureCases(check: Check): void {
       await publishing('£'.repeat(700))
       await stage.quiet()
       assert.deepEqual(await stage.numbers(clerk), [1])
+    },
+  )
+
+  check(
+    'B6 an id, a key or headers that no broker takes are refused, and stop nothing in the outbox',
+    async (stage) => {
+      const clerk = await stage.run('clerk', (bus, { hears }) => bus.subscribe(said, hears()))
+      const { bus } = await stage.run('shop', () => {})
+      const word = { about: 'a', number: 1 }
+      const tooLarge = { code: 'message_too_large' }
+      await assert.rejects(bus.publish(said, word, { id: 'i'.repeat(256) }), tooLarge)
+      await assert.rejects(bus.publish(said, { ...word, about: 'k'.repeat(4_097) }), tooLarge)
+      await assert.rejects(bus.publish(said, word, { headers: { note: 'n'.repeat(32_768) } }), tooLarge)
+      const largest = { id: 'i'.repeat(255), headers: { note: 'n'.repeat(32_700) } }
+      await bus.publish(said, { ...word, about: 'k'.repeat(4_096) }, largest)
+      await stage.quiet()
+      assert.equal((await stage.heard(clerk)).length, 1)
     },
   )
 }

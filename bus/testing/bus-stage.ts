@@ -188,7 +188,9 @@ export class Stage {
 
   async #storeOf(service: string): Promise<Store> {
     const make = async () => {
-      const store = this.#answers.awaitedOf(await this.#options.openStore(this.world, service, { clock: this.clock }))
+      const opened = await this.#options.openStore(this.world, service, { clock: this.clock })
+      // An embedded one answers at once, or waits for a transaction that only time ends.
+      const store = opened.dialect === 'sqlite' ? opened : this.#answers.awaitedOf(opened)
       this.world.defer(() => orGiveUp(store.close(), `the store of ${service} did not close`))
       await store.open()
       await store.migrate('heard', HEARD_DDL)

@@ -5,8 +5,4 @@ import { privateKafka } from './kafka-world.ts'
 const { server, runner } = await privateKafka({ settings: { 'group.min.session.timeout.ms': '500' } })
 if (server) process.env.KAFKA_URL = server.url
 
-crashSuite(
-  'kafka × sqlite',
-  { module: new URL('./kafka-crash-world.ts', import.meta.url), occurrences: [3] },
-  runner,
-)
+crashSuite('kafka × sqlite', { module: new URL('./kafka-crash-world.ts', import.meta.url), occurrences: [3] }, runner)

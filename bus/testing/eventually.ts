@@ -24,10 +24,10 @@ export async function eventually<T>(check: () => T | Promise<T>, options: Eventu
   try {
     while (true) {
       try {
-        cause = undefined
         // A check that itself hangs must not keep us from saying what was waited for.
         const answer = await Promise.race([check(), lateness.promise])
         if (answer) return answer
+        if (!late) cause = undefined
       } catch (error) {
         cause = error
       }

@@ -1,6 +1,6 @@
 /** The scribe of `faultSuite` in a process of its own. Arguments: its plan as JSON. */
 import type { Log } from '../log.ts'
-import { type FaultModule, type FaultPlace, openScribe } from './fault-services.ts'
+import { type FaultModule, type FaultPlace, openScribe, patiently } from './fault-services.ts'
 
 export type ChildPlan = {
   module: string
@@ -47,5 +47,6 @@ process.on('message', async (order: 'proceed' | 'leave') => {
   process.disconnect?.()
 })
 process.on('disconnect', () => process.exit())
+await patiently(() => scribe.bus.declare())
 await scribe.bus.start()
 report({ kind: 'ready' })

@@ -7,7 +7,7 @@ const WORDS_BEFORE = 300
 const WORDS_AFTER = 600
 const REFUSED_WITHIN_MS = 15_000
 /** A warning or an error that tells what happened, and what was done about it. */
-const LOUD = /(deleted|gone|missing|lost).*made (again|anew)/
+const LOUD = /^(?!.*connection).*(deleted|gone|missing|lost).*made (again|anew)/
 
 export function registerDeletionCases(check: FaultCheck, { deletions = {}, refusals = {} }: FaultSuiteOptions): void {
   for (const [what, remove] of Object.entries(deletions)) {
@@ -16,14 +16,13 @@ export function registerDeletionCases(check: FaultCheck, { deletions = {}, refus
       async (stage, { bounds, diagnostic }) => {
         await stage.startScribe()
         await stage.startTeller()
-        let enough = false
-        const saying = stage.sayUntil(() => enough)
-        try {
+        let gone = 0
+        const quiet = stage.lines.length
+        await stage.whileSaying(async () => {
           await stage.untilHeardCount(WORDS_BEFORE)
-          const quiet = stage.lines.length
           await remove(stage.place)
           // Whatever waited in it is lost with it, and what was on its way there.
-          const gone = stage.said
+          gone = stage.said
           const begun = performance.now()
           await eventually(async () => (await stage.heard()).some(({ n }) => n > gone), {
             timeoutMs: bounds.resumesWithinMs,
@@ -31,17 +30,12 @@ export function registerDeletionCases(check: FaultCheck, { deletions = {}, refus
           })
           diagnostic?.(`the next effect came ${(performance.now() - begun).toFixed(0)} ms after the deletion`)
           await eventually(() => stage.said >= gone + WORDS_AFTER, { timeoutMs: bounds.resumesWithinMs })
-          enough = true
-          await saying
-          const heard = await stage.assertOracle({ mayLackTo: gone })
-          diagnostic?.(`${gone - heard.filter(({ n }) => n <= gone).length} words were lost with what was deleted`)
-          const loud = () => stage.lines.slice(quiet).find(({ level, text }) => level !== 'info' && LOUD.test(text))
-          await eventually(loud, { message: 'nobody was told what is gone' })
-          diagnostic?.(`it said: ${loud()!.text}`)
-        } finally {
-          enough = true
-          await saying.catch(() => {})
-        }
+        })
+        const heard = await stage.assertOracle({ mayLackTo: gone })
+        diagnostic?.(`${gone - heard.filter(({ n }) => n <= gone).length} words were lost with what was deleted`)
+        const loud = () => stage.lines.slice(quiet).find(({ level, text }) => level !== 'info' && LOUD.test(text))
+        await eventually(loud, { message: 'nobody was told what is gone' })
+        diagnostic?.(`it said: ${loud()!.text}`)
       },
     )
   }

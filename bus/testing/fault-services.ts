@@ -2,12 +2,14 @@
 import { appendFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { createBus, type HandlerContext, type TransactionContext } from '../bus.ts'
+import { UnavailableError } from '../errors.ts'
 import { event, type Schema } from '../event.ts'
 import type { Log } from '../log.ts'
 import { sql } from '../sql.ts'
 import type { Store } from '../store.ts'
 import type { Transport } from '../transport.ts'
 import type { CrashWorld } from './crash-suite.ts'
+import { eventually } from './eventually.ts'
 
 /** Where one case plays. Given to a suite's module, here and in every child process. */
 export type FaultPlace = {
@@ -41,6 +43,7 @@ export const said = event('teller.said', { version: 1, owner: 'teller', schema: 
 
 /** Tries of a poisonous word. */
 export const ATTEMPTS_MAX = 3
+const STARTS_WITHIN_MS = 20_000
 
 const limits = { handlerTimeoutMs: 5_000, sweepMs: 250, closeTimeoutMs: 5_000, windowMax: 400 }
 const backoff = { firstMs: 50, factor: 2, maxMs: 200, jitter: false }
@@ -96,6 +99,21 @@ export const attemptsFile = (directory: string) => join(directory, 'attempts')
 function heardDdl({ dialect }: Store): string {
   const place = dialect === 'sqlite' ? 'integer primary key autoincrement' : 'bigserial primary key'
   return `create table heard (place ${place}, n bigint, message_key text, pid bigint)`
+}
+
+/** On a busy machine a question may take longer than a fault suite's short times allow. */
+export function patiently(open: () => Promise<void>): Promise<unknown> {
+  return eventually(
+    () =>
+      open().then(
+        () => true,
+        (error) => {
+          if (!(error instanceof UnavailableError)) throw error
+          return false
+        },
+      ),
+    { timeoutMs: STARTS_WITHIN_MS, message: 'the bus did not start' },
+  )
 }
 
 async function closeAll(bus: { close(): Promise<void> }, transport: Transport, store: Store): Promise<void> {

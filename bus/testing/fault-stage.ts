@@ -3,8 +3,10 @@ import assert from 'node:assert/strict'
 import { type ChildProcess, fork } from 'node:child_process'
 import { readFileSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
-import type { Log } from '../log.ts'
+import { inspect } from 'node:util'
+import { type Log, silentLog } from '../log.ts'
 import { sql } from '../sql.ts'
+import type { Store } from '../store.ts'
 import type { Transport } from '../transport.ts'
 import { eventually } from './eventually.ts'
 import type { ChildPlan, ChildReport } from './fault-child.ts'
@@ -15,6 +17,7 @@ import {
   type FaultPlace,
   openScribe,
   openTeller,
+  patiently,
   type Word,
 } from './fault-services.ts'
 import type { FaultBounds, FaultSuiteOptions } from './fault-suite.ts'
@@ -22,11 +25,23 @@ import type { World } from './world.ts'
 
 /** Enough that every shard has some. */
 const KEYS = 40
-const WORDS_IN_TRANSACTION = 10
+const LINES_SHOWN = 15
+const WORDS_IN_TRANSACTION = 20
+/** Said between two looks at how much is heard. */
+const WORDS_BETWEEN_LOOKS = 100
 const CHILD_READY_WITHIN_MS = 20_000
 
 export type Heard = { n: number; message_key: string; pid: number }
 export type Line = { level: keyof Log; fields: object; text: string }
+
+export type TellerOptions = {
+  /** By which the broker is reached. */
+  url?: string
+  /** Stands before the transport. */
+  over?: (transport: Transport) => Transport
+  /** Another teller's. */
+  store?: Store
+}
 
 /** One way to go over a transport; the rest goes straight. */
 export function through(transport: Transport, over: Partial<Transport>): Transport {
@@ -77,6 +92,11 @@ export class FaultStage {
     return { info: line('info'), warn: line('warn'), error: line('error') }
   }
 
+  /** What was logged last, for whoever has to find out why a case failed. */
+  lastLines(): string[] {
+    return this.lines.slice(-LINES_SHOWN).map(({ level, fields, text }) => `${level} ${text} ${inspect(fields)}`)
+  }
+
   async module(): Promise<FaultModule> {
     if (!this.#module) {
       const module = (await import(this.options.module.href)) as FaultModule
@@ -86,18 +106,20 @@ export class FaultStage {
     return this.#module
   }
 
-  /** Another process of the teller, not started yet; its transport may be reached by another address, and have something before it. */
-  async openTeller({ url = this.place.url, over = (transport: Transport) => transport } = {}) {
+  /** Another process of the teller, not started yet. */
+  async openTeller({ url = this.place.url, over = (transport: Transport) => transport, store }: TellerOptions = {}) {
     const { open } = await this.module()
     const { transport, openStore } = await open({ ...this.place, url }, this.log)
-    const teller = await openTeller({ transport: over(transport), openStore }, this.log)
+    const world = { transport: over(transport), openStore: store ? () => store : openStore }
+    const teller = await openTeller(world, this.log)
     this.world.defer(() => teller.close())
     return teller
   }
 
   /** The teller that `say` speaks through, in this process. */
-  async startTeller(options: Parameters<FaultStage['openTeller']>[0] = {}) {
+  async startTeller(options: TellerOptions = {}) {
     const teller = await this.openTeller(options)
+    await patiently(() => teller.bus.declare())
     await teller.bus.start()
     this.#teller = teller
     return teller
@@ -116,6 +138,7 @@ export class FaultStage {
 
   async startScribe() {
     const scribe = await this.openScribe()
+    await patiently(() => scribe.bus.declare())
     await scribe.bus.start()
     return scribe
   }
@@ -141,12 +164,21 @@ export class FaultStage {
     }
   }
 
-  /** Says words until `enough`, never more than `aheadMax` that are not heard. */
-  async sayUntil(enough: () => boolean, aheadMax = 500): Promise<void> {
-    while (!enough()) {
-      if (this.said - (await this.heardCount()) < aheadMax) await this.say(WORDS_IN_TRANSACTION * 2)
-      else await new Promise((resolve) => setTimeout(resolve, 5))
+  /** Says words all the while that `work` runs, but never more than `aheadMax` that are not heard. */
+  async whileSaying(work: () => Promise<void>, aheadMax = 500): Promise<void> {
+    let done = false
+    const saying = async () => {
+      while (!done) {
+        if (this.said - (await this.heardCount()) < aheadMax) await this.say(WORDS_BETWEEN_LOOKS)
+        else await new Promise((resolve) => setTimeout(resolve, 5))
+      }
     }
+    await together([
+      saying(),
+      work().finally(() => {
+        done = true
+      }),
+    ])
   }
 
   async heard(): Promise<Heard[]> {
@@ -182,22 +214,29 @@ export class FaultStage {
     }
   }
 
-  /** A store that only looks. */
-  async #read<T>(work: (store: Awaited<ReturnType<FaultStage['watchingStore']>>) => Promise<T>): Promise<T> {
-    return work(await this.watchingStore())
+  async untilAcknowledged(): Promise<void> {
+    const { transport } = await this.watcher()
+    const acknowledged = async () => (await transport.backlog('scribe')).waiting === 0
+    await eventually(acknowledged, { timeoutMs: this.bounds.arrivesWithinMs, message: 'something still waits' })
   }
 
-  watchingStore() {
-    return this.world.share('watching store', async () => {
+  async #read<T>(work: (store: Store) => Promise<T>): Promise<T> {
+    return work((await this.watcher()).store)
+  }
+
+  /** Another process's transport, and its store of the scribe: to look at what is durable. */
+  watcher(): Promise<{ transport: Transport; store: Store }> {
+    return this.world.share('watcher', async () => {
       const { open } = await this.module()
-      const { transport, openStore } = await open(this.place, this.log)
+      const { transport, openStore } = await open(this.place, silentLog)
       const store = await openStore('scribe')
       await store.open()
       this.world.defer(async () => {
         await store.close()
         await transport.close()
       })
-      return store
+      await patiently(() => transport.open())
+      return { transport, store }
     })
   }
 
@@ -244,6 +283,12 @@ export class FaultStage {
     )
     return new Map(rows.map(({ body, code }) => [JSON.parse(Buffer.from(body).toString()).data.n as number, code]))
   }
+}
+
+/** Waits for all of them, also where one fails; the first failure comes out. */
+export async function together(works: readonly Promise<unknown>[]): Promise<void> {
+  await Promise.allSettled(works)
+  await Promise.all(works)
 }
 
 export class ScribeProcess {

@@ -16,9 +16,11 @@ export function openStoreOf({ directory, name, settings }: FaultPlace): (service
 export async function eraseStores({ name, settings }: FaultPlace): Promise<void> {
   if (settings.store !== 'postgres') return
   await dropSchemas(
-    ['teller', 'scribe'].map((service) => schemaOf(name, service)),
+    services.map((service) => schemaOf(name, service)),
     settings.postgresUrl!,
   )
 }
 
+/** Of the fault suite and of the crash suite. */
+const services = ['teller', 'scribe', 'counter', 'echo']
 const schemaOf = (name: string, service: string) => `${name}_${service}`

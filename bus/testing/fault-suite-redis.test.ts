@@ -1,9 +1,11 @@
 import { after, test } from 'node:test'
 import { createClient } from 'redis'
 import { keysOf } from '../transports/redis-keys.ts'
+import { crashOn, eraseCrashPlaces } from './crash-fault-world.ts'
+import { crashSuite } from './crash-suite.ts'
 import { startFaultBroker } from './fault-broker.ts'
 import type { FaultPlace } from './fault-services.ts'
-import { faultSuite } from './fault-suite.ts'
+import { faultSuite, STORE_MATTERS } from './fault-suite.ts'
 import { needs } from './servers/needs.ts'
 import { startRedis } from './servers/redis.ts'
 
@@ -39,4 +41,13 @@ else {
     },
   }
   faultSuite('redis × sqlite', { module, broker, deletions, refusals, settings: { store: 'sqlite' } })
+  const postgres = await needs('postgres')
+  const settings = { store: 'postgres', postgresUrl: postgres.url }
+  if (postgres.skip) test('redis × postgres: fault suite', { skip: postgres.skip })
+  else {
+    faultSuite('redis × postgres', { module, broker, settings }, { only: STORE_MATTERS })
+    const crash = crashOn({ module: module.href, url: broker.server.url, settings })
+    crashSuite('redis × postgres', { ...crash, occurrences: [2] })
+    after(eraseCrashPlaces)
+  }
 }

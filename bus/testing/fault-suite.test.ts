@@ -10,7 +10,7 @@ import type { SuiteTest } from './suite-test.ts'
 
 const CASE_TIMEOUT_MS = 120_000
 /** Nothing has to be waited for that a bug has lost. */
-const bounds = { arrivesWithinMs: 4_000, takesOverWithinMs: 6_000 }
+const bounds = { arrivesWithinMs: 4_000, takesOverWithinMs: 3_000 }
 const { skip } = await needs('redis')
 
 function caught(

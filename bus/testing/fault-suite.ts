@@ -54,7 +54,7 @@ export type FaultBounds = {
   resumesWithinMs: number
 }
 
-const defaultBounds: FaultBounds = {
+export const defaultBounds: FaultBounds = {
   settlesWithinMs: 8_000,
   takesOverWithinMs: 15_000,
   resumesWithinMs: 15_000,
@@ -64,6 +64,9 @@ const defaultBounds: FaultBounds = {
 export type FaultContext = SuiteContext & { readonly bounds: FaultBounds }
 export type FaultCheck = (title: string, run: (stage: FaultStage, context: FaultContext) => Promise<void>) => void
 
+/** The cases in which the store has a part of its own: for the second store of a transport that runs them all with the first. */
+export const STORE_MATTERS = /^F(3|5|8)/
+
 /** A broker that starts twice on a busy machine needs more than a case of other suites. */
 const CASE_TIMEOUT_MS = 180_000
 
@@ -71,13 +74,16 @@ export function faultSuite(name: string, options: FaultSuiteOptions, runner: Sui
   const bounds = { ...defaultBounds, ...options.bounds }
   const register = caseRegistrar(name, runner, CASE_TIMEOUT_MS)
   const check: FaultCheck = (title, run) =>
-    register(title, (world, context) =>
-      run(new FaultStage(world, options, bounds), {
-        bounds,
-        skip: (why) => context.skip(why),
-        diagnostic: (text) => context.diagnostic?.(text),
-      }),
-    )
+    register(title, async (world, context) => {
+      const stage = new FaultStage(world, options, bounds)
+      const diagnostic = (text: string) => context.diagnostic?.(text)
+      try {
+        await run(stage, { bounds, skip: (why) => context.skip(why), diagnostic })
+      } catch (error) {
+        for (const line of stage.lastLines()) diagnostic(line)
+        throw error
+      }
+    })
   if (options.broker) {
     registerConnectionCases(check, options.broker)
     registerDeletionCases(check, options)

@@ -8,7 +8,7 @@ const settings = {
   partitions: 4,
   sessionTimeoutMs: 1_500,
   handOverMs: 1_000,
-  publishTimeoutMs: 4_000,
+  publishTimeoutMs: 3_000,
   requestTimeoutMs: 1_500,
 }
 

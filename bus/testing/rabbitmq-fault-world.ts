@@ -4,7 +4,7 @@ import { rabbitmqTransport } from '../transports/rabbitmq.ts'
 import type { FaultPlace } from './fault-services.ts'
 import { eraseStores, openStoreOf } from './fault-stores.ts'
 
-const settings = { heartbeatSeconds: 1, confirmMaxMs: 1_500, answerMaxMs: 1_500 }
+const settings = { heartbeatSeconds: 1, confirmMaxMs: 1_500, answerMaxMs: 3_000 }
 
 export const open = (place: FaultPlace, log: Log) => ({
   transport: rabbitmqTransport(place.url, { prefix: `${place.name}.`, ...settings, log }),

@@ -9,7 +9,8 @@
  *    (any more), it begins at the time of day.
  * S3 Nothing is left out on the word of an old register: before a message that the bindings do not take is passed over, the
  *    register is read again. So a change of bindings, made anywhere, holds for all that is published after it.
- * S4 Never more than windowMax in flight, and not much more than PREFETCH_BYTES_MAX in memory: then nothing is fetched.
+ * S4 Never more than windowMax in flight, and not much more than PREFETCH_BYTES_MAX in memory: then only that is fetched for
+ *    which what is here has to wait (S5), which is an answer's worth at most of each partition.
  * S5 Of one shard, messages of different topics are handed over by their time of publication, as far as they are here or
  *    known to be on their way. Kafka itself has no order between topics.
  * S6 A shard that is to be handed over gets nothing more; when what is in flight is finished, or after handOverMs, its lease
@@ -463,7 +464,8 @@ export class KafkaConsumer implements Consumer {
       while (!this.stopped) {
         const cursors = [...this.cursors()].filter((cursor) => this.leader(cursor) === node)
         if (cursors.length === 0) return
-        if (this.full()) {
+        const asked = this.full() ? cursors.filter(isWaitedFor) : cursors
+        if (asked.length === 0) {
           await new Promise<void>((resolve) => {
             fetcher.wake = resolve
           })
@@ -471,7 +473,7 @@ export class KafkaConsumer implements Consumer {
         }
         try {
           fetcher.polling = true
-          await this.fetch(node, cursors, fetcher)
+          await this.fetch(node, asked, fetcher)
           this.context.trouble(this.fetchPurpose, null)
         } catch (error) {
           fetcher.polling = false
@@ -626,7 +628,7 @@ export class KafkaConsumer implements Consumer {
       const taken = this.takeFrom(shards[index % shards.length]!, deliveries)
       idle = taken > 0 ? 0 : idle + 1
     }
-    if (wasFull && !this.full()) this.fetchFromAll(false)
+    if (wasFull && deliveries.length > 0) this.fetchFromAll(false)
     if (deliveries.length > 0) this.options.receive(deliveries)
   }
 
@@ -715,13 +717,18 @@ function unfinished({ entries, finished, buffer, taken, next }: Cursor): number 
   return entries[finished]?.offset ?? buffer[taken]?.offset ?? next
 }
 
+/** Nothing of it is here, and something is known to lie there. */
+function isWaitedFor({ buffer, next, end, stalled }: Cursor): boolean {
+  return buffer.length === 0 && next < end && !stalled
+}
+
 /** S5. The oldest message here, unless an older one may be on its way. */
 function nextOf(shard: Shard): Taken | undefined {
   let oldest: Cursor | undefined
   for (const cursor of shard.cursors.values()) {
     const head = cursor.buffer[cursor.taken]
     if (!head) {
-      if (cursor.next < cursor.end && !cursor.stalled) return undefined
+      if (isWaitedFor(cursor)) return undefined
       continue
     }
     const best = oldest?.buffer[oldest.taken]

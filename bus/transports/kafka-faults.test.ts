@@ -23,16 +23,26 @@ import { kafkaTransport, topicName } from './kafka.ts'
 const SESSION_MS = 1_000
 const RECOVERED_MS = 30_000
 
-// Two doors to one server: through the second one, a proxy can cut off one process and leave the others alone.
-const [port, behindProxy, controller] = [await freePort(), await freePort(), await freePort()]
+// Three doors to one server: through the second one, a proxy can cut off one process and leave the others alone; the third
+// one asks for credentials.
+const [port, behindProxy, guarded, controller] = [
+  await freePort(),
+  await freePort(),
+  await freePort(),
+  await freePort(),
+]
 const proxy = await startProxy({ target: behindProxy })
 const { server, runner } = await privateKafka({
   port,
   settings: {
-    listeners: `PLAINTEXT://127.0.0.1:${port},PROXIED://127.0.0.1:${behindProxy},CONTROLLER://127.0.0.1:${controller}`,
+    listeners: `PLAINTEXT://127.0.0.1:${port},PROXIED://127.0.0.1:${behindProxy},GUARDED://127.0.0.1:${guarded},CONTROLLER://127.0.0.1:${controller}`,
     'controller.quorum.voters': `1@127.0.0.1:${controller}`,
-    'advertised.listeners': `PLAINTEXT://127.0.0.1:${port},PROXIED://127.0.0.1:${proxy.port}`,
-    'listener.security.protocol.map': 'PLAINTEXT:PLAINTEXT,PROXIED:PLAINTEXT,CONTROLLER:PLAINTEXT',
+    'advertised.listeners': `PLAINTEXT://127.0.0.1:${port},PROXIED://127.0.0.1:${proxy.port},GUARDED://127.0.0.1:${guarded}`,
+    'listener.security.protocol.map':
+      'PLAINTEXT:PLAINTEXT,PROXIED:PLAINTEXT,GUARDED:SASL_PLAINTEXT,CONTROLLER:PLAINTEXT',
+    'sasl.enabled.mechanisms': 'PLAIN',
+    'listener.name.guarded.plain.sasl.jaas.config':
+      'org.apache.kafka.common.security.plain.PlainLoginModule required user_ada="secret";',
     'group.min.session.timeout.ms': '500',
     'log.cleaner.backoff.ms': '200',
     // A broker that was killed may come back once its last life is over.
@@ -462,6 +472,24 @@ check('a broker that is not there is waited for: unavailable, then open', async 
   await both.open()
   await both.publish(series(1, 1))
   assert.deepEqual(both.state(), { ready: true, reason: null })
+})
+
+check('wrong credentials are refused, right ones are not, and none are told of', async (world) => {
+  const at = (user: string) => `kafka://${user}127.0.0.1:${guarded}`
+  const settings = { prefix: `${world.name}.`, partitions: 4 }
+  const wrong = kafkaTransport(at('ada:wrong@'), settings)
+  world.defer(() => wrong.close())
+  await assert.rejects(wrong.open(), { code: 'transport_refused', message: /credentials/ })
+  const unknown = kafkaTransport(`${at('ada:secret@')}?sasl=scram-sha-256`, settings)
+  world.defer(() => unknown.close())
+  await assert.rejects(unknown.open(), { code: 'transport_refused', message: /credentials/ })
+  const none = kafkaTransport(at(''), settings)
+  world.defer(() => none.close())
+  await assert.rejects(none.open(), { message: /whether it wants credentials/ })
+  const right = kafkaTransport(at('ada:secret@'), settings)
+  world.defer(() => right.close())
+  await right.open()
+  assert.deepEqual(await right.subscriptions(), [])
 })
 
 check('credentials that nobody asked for, or an address that cannot be read, are refused', async () => {

@@ -10,6 +10,7 @@
  * R4 A registration that the broker ended is revoked at once and made again, with back-off, until `close`.
  * R5 `receive` is called in a turn of the event loop of its own, after `consume` has answered.
  */
+import { randomUUID } from 'node:crypto'
 import type { ConsumeMessage } from 'amqplib'
 import { BusError } from '../errors.ts'
 import type { ConsumeOptions, Delivery } from '../transport.ts'
@@ -153,7 +154,7 @@ export class Reader {
           link,
           queue: queues[shard]!,
           lease: { shard, epoch },
-          messageOf,
+          messageOf: this.options.members === null ? namedOf : messageOf,
           arrived: () => this.schedule(),
           nameless: (message, by) => void this.giveName(message, by),
           lost: (by) => this.lost(by),
@@ -184,6 +185,10 @@ export class Reader {
   /** R4 */
   private lost(registration: Registration): void {
     this.forget(registration)
+    if (registration.cancelled && !this.closed) {
+      const where = { subscription: this.name, shard: registration.lease.shard }
+      this.options.warn(where, 'its queue was deleted, and what lay in it is gone, or lost its node: it is made again')
+    }
     if (!this.closed) this.keep()
   }
 
@@ -205,7 +210,7 @@ export class Reader {
       },
       (error) => {
         this.keeping = undefined
-        this.options.warn({ error, subscription: this.name }, 'a subscription is gone and is consumed no more')
+        this.options.warn({ err: error, subscription: this.name }, 'a subscription is gone and is consumed no more')
       },
     )
   }
@@ -228,7 +233,7 @@ export class Reader {
         await this.register(this.missing(), true)
       } catch (error) {
         if (error instanceof BusError && error.code === 'not_found') throw error
-        if (failures === 0) warn({ error, subscription: this.name }, 'shards are to be consumed again')
+        if (failures === 0) warn({ err: error, subscription: this.name }, 'shards are to be consumed again')
       }
     }
   }
@@ -249,7 +254,7 @@ export class Reader {
       registration.settle(message)
     } catch (error) {
       // It stays with us, unacknowledged, and comes again with the next registration.
-      this.options.warn({ error, subscription: this.name }, 'a message without an id could not be given one')
+      this.options.warn({ err: error, subscription: this.name }, 'a message without an id could not be given one')
       this.forget(registration)
       await registration.close()
       this.keep()
@@ -313,6 +318,12 @@ export class Reader {
     if (!this.closed) this.keep()
     await this.keeping
   }
+}
+
+/** Whatever is this process's alone ends with it, so an id need not outlive the delivery. */
+function namedOf(message: ConsumeMessage) {
+  const { properties } = message
+  return messageOf(message) ?? messageOf({ ...message, properties: { ...properties, messageId: randomUUID() } })
 }
 
 /** Of those shards for which `member` is first in line, the ones that are more than its part. */

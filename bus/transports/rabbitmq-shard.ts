@@ -63,6 +63,8 @@ export class Registration {
   inHand = 0
   draining = false
   closed = false
+  /** The broker ended it: the queue is no more, or was moved. */
+  cancelled = false
   private drained: (() => void) | undefined
 
   private constructor(options: RegistrationOptions, channel: Channel) {
@@ -157,6 +159,7 @@ export class Registration {
   private take(message: ConsumeMessage | null): void {
     if (this.closed) return
     if (!message) {
+      this.cancelled = true
       this.end()
       void this.options.link.closeChannel(this.channel)
       return

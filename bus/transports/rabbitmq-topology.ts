@@ -10,7 +10,7 @@
  * T1 A message that several bindings take reaches <s> once, because an exchange hands on a message once.
  * T2 Bindings are made before those that they replace are taken away, so nothing that both take is missed.
  * T3 What comes without `x-shard`, from a stranger, belongs to shard 0; where a queue is missing, <s>.0 or <s>.dead has
- *    it, and <s>.homeless is how one tells it from what was rejected.
+ *    it until the queue is made again (rabbitmq-homeless.ts).
  * T4 No delivery limit: a process that dies returns all that it was handed, and each return would count against its
  *    innocent neighbours. Attempts are counted in the service's database, for the one message that was begun.
  *
@@ -41,6 +41,8 @@ export function namesOf(prefix: string, exchange: string) {
     shard: (name: string, shard: number) => `${prefix}${name}.${shard}`,
     unsharded: (name: string) => `${prefix}${name}.unsharded`,
     homeless: (name: string) => `${prefix}${name}.homeless`,
+    /** Only while messages are brought home. */
+    homecoming: (name: string) => `${prefix}${name}.homecoming`,
     members: (name: string) => `${prefix}${name}.members`,
     deadQueue: (name: string) => `${prefix}${name}.dead`,
     ephemeral: (name: string, member: string) => `${prefix}${name}.${member}`,
@@ -59,11 +61,12 @@ export async function declareShared(channel: Channel, names: Names): Promise<voi
   await channel.assertExchange(names.control, 'direct', { durable: true })
 }
 
-/** Queues and exchanges of a durable subscription, without its bindings. Throws the server's 406 where one was made otherwise. */
+/** Queues and exchanges of a durable subscription, without its bindings; `beforeBinding` runs when the queues are there. Throws the server's 406 where one was made otherwise. */
 export async function declareQueues(
   channel: Channel,
   names: Names,
   { name, shards, major }: { name: string; shards: number; major: number },
+  beforeBinding: () => Promise<unknown>,
 ): Promise<void> {
   const exchange = names.subscription(name)
   const [dead, homeless, unsharded] = [names.deadQueue(name), names.homeless(name), names.unsharded(name)]
@@ -87,7 +90,11 @@ export async function declareQueues(
         'x-overflow': 'reject-publish',
       },
     })
-    await channel.bindQueue(queue, exchange, '', { 'x-match': 'all-with-x', [SHARD_HEADER]: String(shard) })
+  }
+  await beforeBinding()
+  for (let shard = 0; shard < shards; shard++) {
+    const matching = { 'x-match': 'all-with-x', [SHARD_HEADER]: String(shard) }
+    await channel.bindQueue(names.shard(name, shard), exchange, '', matching)
   }
   await channel.bindQueue(names.shard(name, 0), unsharded, '') // T3
 }

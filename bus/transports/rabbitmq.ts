@@ -13,7 +13,8 @@
  * Q4 Waiting is counted as: ready in the queues, then what each process has in hand. What moves meanwhile counts twice,
  *    never not at all. A process that gives no answer in half a second is left out.
  * Q5 A stranger's message without an id is published again with one, to the subscription alone, before it is handed over;
- *    so it keeps its id when it is delivered again. A death between the two steps makes two messages of it.
+ *    so it keeps its id when it is delivered again. A death between the two steps makes two messages of it. To an ephemeral
+ *    subscription, which has nothing that outlives it, it is handed over under an id made up at once.
  */
 import { randomUUID } from 'node:crypto'
 import type { Channel, ConsumeMessage } from 'amqplib'
@@ -25,12 +26,15 @@ import { matcher, validateBindings } from '../routing.ts'
 import type {
   Backlog,
   Binding,
+  BrokerDeadLetters,
   ConsumeOptions,
   Consumer,
   SubscriptionSpec,
   Transport,
   TransportState,
 } from '../transport.ts'
+import { firstDeadLetters } from './rabbitmq-dead-letters.ts'
+import { bringHome } from './rabbitmq-homeless.ts'
 import { closedError, isMissing, Link } from './rabbitmq-link.ts'
 import { Publisher } from './rabbitmq-publisher.ts'
 import { Reader } from './rabbitmq-reader.ts'
@@ -69,14 +73,10 @@ export type RabbitmqTransportOptions = {
 
 export type RabbitmqTransport = Transport & {
   /** What the broker itself rejected, and what it had no queue for: by subscription, those with any. */
-  brokerDeadLetters(): Promise<BrokerDeadLetters[]>
+  brokerDeadLetters(options?: { firstMax?: number }): Promise<BrokerDeadLetters[]>
   /** Messages that no subscription wanted, since this transport was opened. */
   readonly unwantedCount: number
 }
-
-export { watchBrokerDeadLetters } from './rabbitmq-dead-letters.ts'
-
-export type BrokerDeadLetters = { readonly subscription: string; readonly queue: string; readonly count: number }
 
 const SHARDS = 4
 const PUBLISH_WINDOW_MAX = 1_000
@@ -88,6 +88,7 @@ const UNWANTED_MS = 1_000
 /** What a queue's oldest message is, when nobody consumes: waited for so long, and believed for so long. */
 const PEEK_MAX_MS = 1_000
 const PEEK_FRESH_MS = 60_000
+const PEEK_LOOK_MS = 5
 
 /** @param url as `amqp://user:password@host:5672/virtual-host`; the virtual host `/` is written `%2F` or left out */
 export function rabbitmqTransport(url: string, options: RabbitmqTransportOptions = {}): RabbitmqTransport {
@@ -294,12 +295,16 @@ class Rabbitmq implements RabbitmqTransport {
     })
   }
 
-  async brokerDeadLetters(): Promise<BrokerDeadLetters[]> {
+  async brokerDeadLetters({ firstMax = 0 } = {}): Promise<BrokerDeadLetters[]> {
     const found: BrokerDeadLetters[] = []
     for (const subscription of await this.subscriptions()) {
       const queue = this.names.deadQueue(subscription)
-      const { messageCount } = await this.consuming.onChannel((channel) => channel.checkQueue(queue))
-      if (messageCount > 0) found.push({ subscription, queue, count: messageCount })
+      const { count, first } = await this.consuming.onChannel(async (channel) => {
+        const { messageCount: count } = await channel.checkQueue(queue)
+        const max = Math.min(firstMax, count)
+        return { count, first: await firstDeadLetters(channel, this.names, { subscription, max }) }
+      })
+      if (count > 0) found.push({ subscription, queue, count, first })
     }
     return found
   }
@@ -333,7 +338,8 @@ class Rabbitmq implements RabbitmqTransport {
   }
 
   private lostLink(which: string, error: Error): void {
-    if (!this.closing) this.log.warn({ error }, `the ${which} connection to RabbitMQ is lost and is being made again`)
+    if (!this.closing)
+      this.log.warn({ err: error }, `the ${which} connection to RabbitMQ is lost and is being made again`)
   }
 
   // --- subscriptions ---
@@ -351,7 +357,14 @@ class Rabbitmq implements RabbitmqTransport {
     stale: readonly Binding[],
   ): Promise<void> {
     const [major] = this.consuming.version
-    await declareQueues(channel, this.names, { name, shards, major })
+    await declareQueues(channel, this.names, { name, shards, major }, async () => {
+      const count = await bringHome(this.consuming, this.names, { name, shards })
+      if (count > 0)
+        this.log.warn(
+          { subscription: name, count },
+          'messages that had found no queue were brought home from its dead ones',
+        )
+    })
     await bind(channel, this.names, { kind: 'exchange', name: this.names.subscription(name) }, bindings, stale)
   }
 
@@ -459,6 +472,17 @@ class Rabbitmq implements RabbitmqTransport {
       return oldestAt
     } finally {
       await this.consuming.closeChannel(channel) // gives them back, in order
+      await this.returned(name, waiting)
+    }
+  }
+
+  /** The broker takes back what a closed channel had a moment later; whoever counts before would count too few. */
+  private async returned(name: string, waiting: number): Promise<void> {
+    const deadline = performance.now() + PEEK_MAX_MS
+    while (performance.now() < deadline) {
+      const [ready, members] = await this.consuming.onChannel((channel) => this.countOf(channel, name))
+      if (members > 0 || ready.reduce((sum, count) => sum + count, 0) >= waiting) return
+      await new Promise((resolve) => setTimeout(resolve, PEEK_LOOK_MS))
     }
   }
 

@@ -14,7 +14,7 @@ export function keysOf(prefix: string, shards: number) {
     control: `${base}control`,
     /** Streams: the log, one for each shard. */
     streams: Array.from({ length: shards }, (_, shard) => `${base}log:${shard}`),
-    /** Sorted set: member → alive until; hash: owner, epoch and suspect of each shard. */
+    /** Sorted set: member → alive until; hash: owner, epoch, suspect and reach of each shard. */
     members: (subscription: string): [members: string, leases: string] => [
       `${base}members:${subscription}`,
       `${base}leases:${subscription}`,

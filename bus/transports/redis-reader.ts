@@ -1,5 +1,5 @@
-/** One subscription of the Redis transport in one process: which shards it owns, what of them is in flight (S2 to S6). */
-import { randomUUID } from 'node:crypto'
+/** One subscription of the Redis transport in one process: which shards it owns, what of them is in flight (S2 to S6, S8). */
+import { createHash, randomUUID } from 'node:crypto'
 import type { Clock, Timer } from '../clock.ts'
 import type { Log } from '../log.ts'
 import { matcher } from '../routing.ts'
@@ -21,20 +21,27 @@ const MESSAGE_BYTES_FIRST = 16 * 2 ** 10
 /** So much of the window at least is asked for at once, although less has room: what is too much is held until it has. */
 const READ_SHARE_MIN = 1 / 4
 const RETRY_MS = 100
+/** So many entries beyond those that are known here may be handed over before the server must be asked (S8). */
+const REACH_AHEAD = 16
 
-type Entry = Item & { readonly id: string; readonly sequence: number }
+type Entry = Item & { readonly id: string; readonly sequence: number; readonly matched: number }
 type OwnedShard = {
   readonly lease: Lease
   readonly stream: string
   /** Everything up to here was read; `sequence` counts it from the stream's first entry ever. */
   readTo: string
   sequence: number
+  /** How many of them matched, since this process owns it. */
+  matched: number
+  /** The server knows that so many of those that match may have been handed over (S8). */
+  reach: number
   readonly unfinished: Unfinished<Entry>
   /** The cursor as the server has it, and its sequence. */
   written: string
   writtenSequence: number
-  /** Up to here a member that was lost may have begun; '': none was. */
+  /** Up to here, and no more than so many that match, a member that was lost may have begun; '' and 0: none was. */
   readonly suspectTo: string
+  readonly suspects: number
   leaving: boolean
 }
 type RedisDelivery = Delivery & { readonly entry: Entry; readonly shard: OwnedShard }
@@ -51,6 +58,7 @@ type Row = [
   length: number,
   lastId: string,
   firstId: string,
+  reach: string,
 ]
 
 export type Progress = { readonly id: string; readonly sequence: number; readonly finishedBehind: number }
@@ -77,6 +85,7 @@ export class Reader {
   private readonly options: ReaderOptions
   private readonly member = randomUUID()
   private record = ''
+  private recordDigest = ''
   private bindings: readonly Binding[] = []
   private isEphemeral = false
   private matches: ReturnType<typeof matcher> = () => false
@@ -201,9 +210,10 @@ export class Reader {
       shard.sequence += 1
       if (stranger) this.noteStranger(message.id)
       if (!this.matches(message)) continue
-      const entry = { id, sequence: shard.sequence, done: false }
+      shard.matched += 1
+      const entry = { id, sequence: shard.sequence, matched: shard.matched, done: false }
       shard.unfinished.add(entry)
-      const redelivered = shard.suspectTo !== '' && compareIds(id, shard.suspectTo) <= 0
+      const redelivered = shard.matched <= shard.suspects && compareIds(id, shard.suspectTo) <= 0
       this.held.push({ message, lease: shard.lease, redelivered, entry, shard } satisfies RedisDelivery)
     }
     this.bytesPerMessage = Math.max(1, bytes / entries.length)
@@ -215,15 +225,31 @@ export class Reader {
     this.options.log.warn({ subscription: this.name, id }, `${id} was not written by this bus: fields are missing`)
   }
 
-  /** Never more than the window, and nothing under a lease that may be over (S2, S5). */
+  /** Never more than the window, nothing under a lease that may be over (S2, S5), and nothing that the server does not expect (S8). */
   private handOver(): void {
     const { consume, clock } = this.options
     while (!this.stopped && clock.now() < this.leaseUntil) {
-      const count = Math.min(this.held.length, consume.windowMax - this.inFlight)
-      if (count <= 0) return
+      const count = this.countReady()
+      if (count === 0) break
       this.inFlight += count
       consume.receive(this.held.splice(0, count)) // which may acknowledge at once, and so make room
     }
+    this.reachOn()
+  }
+
+  private countReady(): number {
+    const { held } = this
+    const max = Math.min(held.length, this.options.consume.windowMax - this.inFlight)
+    let count = 0
+    while (count < max && isWithinReach(held[count]!)) count += 1
+    return count
+  }
+
+  /** Tells the server what is about to be handed over; it is, once that is written. */
+  private reachOn(): void {
+    if (this.stopped || this.held.length === 0 || isWithinReach(this.held[0]!)) return
+    for (const delivery of this.held) if (!isWithinReach(delivery)) this.dirty.add(delivery.shard)
+    void this.flush()
   }
 
   // --- who owns what ---
@@ -239,7 +265,7 @@ export class Reader {
     const [instance, record, ...rows] = (await commands.run(
       balance,
       [keys.settings, keys.subscriptions, ...keys.members(name), keys.control, ...keys.streams],
-      [name, this.member, `${leaseMs}`, ...released.map(String)],
+      [name, this.member, `${leaseMs}`, `${REACH_AHEAD}`, ...released.map(String)],
     )) as [string, string, ...Row[]]
     if (this.stopped) return
     this.generation = generation
@@ -268,6 +294,7 @@ export class Reader {
     shard.unfinished.takeBack(first)
     shard.readTo = idBefore(first.id)
     shard.sequence = first.sequence - 1
+    shard.matched = first.matched - 1
     this.held = this.held.filter((delivery) => delivery.shard !== shard)
   }
 
@@ -316,17 +343,21 @@ export class Reader {
   }
 
   private own(row: Row): void {
-    const [number, epoch, suspectTo, leaving, cursor, entriesRead] = row
+    const [number, epoch, suspectTo, leaving, cursor, entriesRead, , , , , reachText] = row
+    const reach = reachText === '' ? Infinity : Number(reachText)
     const stream = this.options.keys.streams[number]!
     const shard: OwnedShard = {
       lease: { shard: number, epoch: Number(epoch) },
       stream,
       readTo: cursor,
       sequence: entriesRead,
+      matched: 0,
+      reach,
       unfinished: new Unfinished<Entry>(),
       written: cursor,
       writtenSequence: entriesRead,
       suspectTo,
+      suspects: suspectTo === '' ? 0 : reach,
       leaving: leaving === 1,
     }
     this.owned.set(number, shard)
@@ -371,6 +402,8 @@ export class Reader {
   private rebind(record: string): void {
     if (record === this.record) return
     this.record = record
+    this.recordDigest = createHash('sha1').update(record).digest('hex')
+    for (const shard of this.owned.values()) shard.reach = Infinity // what the old bindings counted means nothing now
     const { bindings, ephemeralOf } = JSON.parse(record) as { bindings: string; ephemeralOf: string }
     this.isEphemeral = ephemeralOf !== ''
     this.bindings = JSON.parse(bindings) as Binding[]
@@ -428,12 +461,16 @@ export class Reader {
     const moves: string[] = []
     const moved: (() => void)[] = []
     for (const shard of shards) {
-      const { id, sequence } = this.finishedTo(shard)
-      if (id === shard.written) continue
-      moves.push(`${shard.lease.shard}`, `${shard.lease.epoch}`, id, `${sequence}`)
+      const { id, sequence, matched } = this.finishedTo(shard)
+      const reach = Math.max(shard.reach, shard.matched + REACH_AHEAD)
+      if (id === shard.written && reach === shard.reach) continue
+      const { shard: number, epoch } = shard.lease
+      const behind = reach === Infinity ? '' : `${reach - matched} ${epoch} ${this.recordDigest}`
+      moves.push(`${number}`, `${epoch}`, id, `${sequence}`, behind)
       moved.push(() => {
         shard.written = id
         shard.writtenSequence = sequence
+        shard.reach = Math.max(shard.reach, reach)
       })
     }
     if (moves.length === 0) return
@@ -443,18 +480,20 @@ export class Reader {
         [keys.members(name)[1], ...keys.streams],
         [name, this.member, ...moves],
       )) as number
-      for (const note of moved) note()
-      if (written < moved.length) this.balanceAt = 0 // a lease or a group is gone: the heartbeat finds out which
+      if (written === moved.length) for (const note of moved) note()
+      else this.balanceAt = 0 // a lease or a group is gone: the heartbeat finds out which
     } catch {
       for (const shard of shards) this.dirty.add(shard) // unreachable now: written with the next ones
+      return
     }
+    if (this.held.length > 0) setImmediate(() => this.handOver())
   }
 
   /** The last entry up to which nothing is unfinished (S3). */
-  private finishedTo(shard: OwnedShard): { id: string; sequence: number } {
+  private finishedTo(shard: OwnedShard): { id: string; sequence: number; matched: number } {
     const lowest = shard.unfinished.lowest()
-    if (!lowest) return { id: shard.readTo, sequence: shard.sequence }
-    return { id: idBefore(lowest.id), sequence: lowest.sequence - 1 }
+    if (!lowest) return { id: shard.readTo, sequence: shard.sequence, matched: shard.matched }
+    return { id: idBefore(lowest.id), sequence: lowest.sequence - 1, matched: lowest.matched - 1 }
   }
 
   /** How far a shard of this reader is; undefined: another's. */
@@ -477,4 +516,8 @@ export class Reader {
     const [members, leases] = keys.members(name)
     await commands.run(leave, [members, leases, keys.control], [name, this.member]).catch(() => {}) // its lease runs out
   }
+}
+
+function isWithinReach({ entry, shard }: RedisDelivery): boolean {
+  return entry.matched <= shard.reach
 }

@@ -141,10 +141,12 @@ return 'OK'`)
 
 /**
  * One member's heartbeat, and its fair share. KEYS: settings, subscriptions, members, leases, control, streams. ARGV: subscription,
- * member, leaseMs, then the shards that it gives back.
- * Answers { instance, record, { shard, epoch, suspect, leaving, …standing }, … } of the shards that are the member's now.
+ * member, leaseMs, reachFirst, then the shards that it gives back.
+ * Answers { instance, record, { shard, epoch, suspect, leaving, …standing, reach }, … } of the shards that are the member's now.
  * An epoch is at least the server's time, so that it also grows when the server lost everything. \`suspect\`: up to this
- * entry a member that was lost may have begun; ''. A member that is new or gives something back tells the others.
+ * entry a member that was lost may have begun; ''. \`reach\`: it has begun no more than so many matching entries behind the
+ * cursor (S8); '': nobody knows, because the bindings changed meanwhile, say. A member that is new or gives something back
+ * tells the others.
  */
 export const balance = script(`${NOW}${PAIRS}${STANDING}
 local name, member, at = ARGV[1], ARGV[2], now()
@@ -159,7 +161,7 @@ for index, one in ipairs(members) do
   if one == member then place = index end
 end
 local leases = pairsOf(redis.call('HGETALL', KEYS[4]))
-for index = 4, #ARGV do
+for index = 5, #ARGV do
   local shard = ARGV[index]
   if leases['owner:' .. shard] == member then
     redis.call('HDEL', KEYS[4], 'owner:' .. shard, 'suspect:' .. shard)
@@ -175,19 +177,27 @@ for shard = 0, shards - 1 do
 end
 local fair = math.floor(shards / #members) + (place <= shards % #members and 1 or 0)
 local answer = { instance, record }
+local bindings = redis.sha1hex(record)
+local function reachOf(shard)
+  local count, epoch, ofBindings = string.match(leases['reach:' .. shard] or '', '^(%d+) (%d+) (%x+)$')
+  return epoch == leases['epoch:' .. shard] and ofBindings == bindings and count or ''
+end
 local function add(shard, leaving)
   local row = { shard, leases['epoch:' .. shard], leases['suspect:' .. shard] or '', leaving }
   for _, value in ipairs(standing(KEYS[6 + shard], name)) do row[#row + 1] = value end
+  row[#row + 1] = reachOf(shard)
   answer[#answer + 1] = row
 end
 for index, shard in ipairs(mine) do add(shard, index > fair and 1 or 0) end
 for index = 1, math.min(#free, fair - #mine) do
   local shard = free[index]
+  local reach = leases['owner:' .. shard] and reachOf(shard) or ARGV[4]
   local epoch = math.max((tonumber(leases['epoch:' .. shard]) or 0) + 1, at)
   leases['epoch:' .. shard] = string.format('%.0f', epoch)
   leases['suspect:' .. shard] = leases['owner:' .. shard] and standing(KEYS[6 + shard], name)[5] or ''
+  leases['reach:' .. shard] = reach .. ' ' .. leases['epoch:' .. shard] .. ' ' .. bindings
   redis.call('HSET', KEYS[4], 'owner:' .. shard, member, 'epoch:' .. shard, leases['epoch:' .. shard],
-    'suspect:' .. shard, leases['suspect:' .. shard])
+    'suspect:' .. shard, leases['suspect:' .. shard], 'reach:' .. shard, leases['reach:' .. shard])
   add(shard, 0)
 end
 if changed then redis.call('XADD', KEYS[5], 'MAXLEN', '~', 100, '*', 'subscription', name) end
@@ -205,17 +215,20 @@ redis.call('XADD', KEYS[3], 'MAXLEN', '~', 100, '*', 'subscription', ARGV[1])
 return 'OK'`)
 
 /**
- * Moves cursors on. KEYS: leases, streams. ARGV: subscription, member, then shard, epoch, id, entries read. Writes only where the
- * lease is still the member's, and answers how many were written.
+ * Moves cursors on. KEYS: leases, streams. ARGV: subscription, member, then shard, epoch, id, entries read, and how far behind
+ * that id it may begin (S8). Writes only where the lease is still the member's, and answers how many were written.
  */
 export const progress = script(`
 local written = 0
-for at = 3, #ARGV, 4 do
+for at = 3, #ARGV, 5 do
   local shard = ARGV[at]
   local lease = redis.call('HMGET', KEYS[1], 'owner:' .. shard, 'epoch:' .. shard)
   if lease[1] == ARGV[2] and lease[2] == ARGV[at + 1] then
     local moved = redis.pcall('XGROUP', 'SETID', KEYS[2 + shard], ARGV[1], ARGV[at + 2], 'ENTRIESREAD', ARGV[at + 3])
-    if not moved['err'] then written = written + 1 end
+    if not moved['err'] then
+      redis.call('HSET', KEYS[1], 'reach:' .. shard, ARGV[at + 4])
+      written = written + 1
+    end
   end
 end
 return written`)
@@ -252,8 +265,9 @@ if #entries == tonumber(ARGV[2]) then answer[1] = entries[#entries][1] end
 return answer`)
 
 /**
- * A process's heartbeat, and the trimming of what every group has finished and is older than retentionMs. A group of another
- * program counts too, with what it has pending. KEYS: subscriptions, processes, streams. ARGV: process, leaseMs, retentionMs.
+ * A process's heartbeat, and the trimming of what every group has finished and is older than retentionMs, or is too much: a
+ * stream of more than keptMax entries keeps nothing for its age. A group of another program counts too, with what it has
+ * pending. KEYS: subscriptions, processes, streams. ARGV: process, leaseMs, retentionMs, keptMax.
  * Answers the names of ephemeral subscriptions whose process is gone.
  */
 export const tidy = script(`${NOW}${PAIRS}
@@ -269,6 +283,10 @@ end
 for index = 3, #KEYS do
   local stream, lowest = KEYS[index], string.format('%.0f-0', at - ARGV[3])
   local first = redis.call('EXISTS', stream) == 1 and redis.call('XRANGE', stream, '-', '+', 'COUNT', 1)[1]
+  local surplus, limit = redis.call('XLEN', stream) - ARGV[4], 10000
+  if surplus > 0 then
+    lowest, limit = pairsOf(redis.call('XINFO', 'STREAM', stream))['last-generated-id'], math.min(limit, surplus)
+  end
   if first and isBefore(first[1], lowest) then
     for _, flat in ipairs(redis.call('XINFO', 'GROUPS', stream)) do
       local group = pairsOf(flat)
@@ -279,7 +297,7 @@ for index = 3, #KEYS do
       end
       if isBefore(id, lowest) then lowest = id end
     end
-    redis.call('XTRIM', stream, 'MINID', '~', lowest, 'LIMIT', 10000)
+    redis.call('XTRIM', stream, 'MINID', '~', lowest, 'LIMIT', limit)
   end
 end
 local orphans = {}

@@ -11,8 +11,10 @@
  * S5 Memory: at most windowMax deliveries handed over and about a quarter of that held, for each subscription.
  * S6 An idle reader waits in XREAD on its shards and on the control stream, where every change of members is told. One connection
  *    for each subscription that is consumed here, and one more for everything else.
- * S7 Streams are trimmed only behind the slowest group and after retentionMs; if somebody else trims what was not read, it is
+ * S7 Streams are trimmed only behind the slowest group, and after retentionMs or where they hold half of what the log may; if somebody else trims what was not read, it is
  *    said how much was lost, and where.
+ * S8 The server knows before a delivery that it may happen: how many matching entries behind the cursor the owner may hand
+ *    over. If it dies, that many may have been begun, and are marked as redelivered; not all that came since.
  *
  * Time is the server's (leases, retention) and the network's (deadlines).
  */
@@ -49,7 +51,10 @@ export type RedisTransportOptions = {
   shards?: number
   /** A process that has not been heard of for so long loses its shards. */
   leaseMs?: number
-  /** How long the log keeps what every subscription has acknowledged; audits and new subscriptions can still read it. */
+  /**
+   * How long the log keeps what every subscription has acknowledged, as far as half of logEntriesMax has room for it; audits
+   * and new subscriptions can still read it.
+   */
   retentionMs?: number
   /** Beyond so many messages in the log publishing is refused (`log_full`), and the outboxes keep what is said. */
   logEntriesMax?: number
@@ -384,12 +389,13 @@ class RedisTransport implements Transport {
   }
 
   private async tidy(): Promise<void> {
-    const { leaseMs, retentionMs } = this.options
+    const { leaseMs, retentionMs, logEntriesMax } = this.options
     const { subscriptions, processes, streams } = this.keys
+    const keptMax = Math.floor(logEntriesMax / 2 / streams.length)
     const orphans = (await this.commands.run(
       tidy,
       [subscriptions, processes, ...streams],
-      [this.process, `${leaseMs}`, `${retentionMs}`],
+      [this.process, `${leaseMs}`, `${retentionMs}`, `${keptMax}`],
     )) as string[]
     for (const name of orphans) if (!this.isEphemeral(name)) await this.forget(name)
   }

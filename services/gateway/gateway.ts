@@ -17,7 +17,7 @@ import type { Traces } from '@shopsphere/runtime/tracing'
 import type { Context } from 'hono'
 import { cors } from 'hono/cors'
 import { json } from '../route-parts.ts'
-import { createBrokerBacklog } from './broker-backlog.ts'
+import { createBrokerBacklog, inTime } from './broker-backlog.ts'
 import { API_VERSION, createRemoteDocuments, documentOf, mergeOpenapi, type NamedDocument } from './documents.ts'
 import { readinessOf } from './health.ts'
 import { createLiveFeed } from './live-feed.ts'
@@ -67,6 +67,7 @@ export function createGateway(options: GatewayOptions): Gateway {
   const metrics = createMetrics(
     () => services.map((service) => () => service.status()),
     async () => (await brokerBacklog()).subscriptions,
+    async () => (await inTime(transport.brokerDeadLetters?.() ?? Promise.resolve([]))) ?? [],
   )
   const forward = createForward()
 
@@ -83,7 +84,7 @@ export function createGateway(options: GatewayOptions): Gateway {
   const live = createLiveRoutes({ feed, clock, log, trustProxy: config.trustProxy, askOrder })
   const own = [
     live.routes,
-    createOperationsRoutes({ services, elsewhere, forward, findings: options.findings, brokerBacklog, log }),
+    createOperationsRoutes({ services, elsewhere, forward, findings: options.findings, brokerBacklog, transport, log }),
     aboutRoutes({ ...options, elsewhere, metrics, log }),
   ]
   for (const routes of own) door.route('/', routes)

@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { type Message, memoryBroker, memoryTransport } from '@shopsphere/bus'
+import { eventually } from '@shopsphere/bus/testing'
 import { paymentProcessed } from '@shopsphere/contracts'
 import { ada, openTestShop, operator, type TestShop } from './test-shop.ts'
 
@@ -50,10 +51,11 @@ test('what waits for a service that does not run here is seen, and its own subsc
   await shop.clock.advance(1_500)
   const { broker } = (await ask(shop, 'GET /api/operations/status')).body
   assert.deepEqual(broker.unknown, [])
-  const [{ oldestAt, oldestAgeMs, ...waits }, ...others] = broker.subscriptions
+  const [{ oldestAt, oldestAgeMs, countedAt, ...waits }, ...others] = broker.subscriptions
   assert.deepEqual([waits, others], [{ name: 'audit', waiting: 3 }, []])
   assert.ok(oldestAgeMs >= 1_500, `${oldestAgeMs} ms`)
   assert.equal(oldestAt, shop.clock.now() - oldestAgeMs)
+  assert.equal(countedAt, shop.clock.now())
   const metrics = await (await shop.app.request('/metrics')).text()
   assert.match(metrics, /^bus_backlog_messages\{service="",subscription="audit"\} 3$/m)
   assert.ok(
@@ -76,7 +78,87 @@ test('a broker that does not say what waits hides nothing else', async () => {
   )
   transport.subscriptions = () => Promise.reject(new Error('away'))
   const away = (await ask(shop, 'GET /api/operations/status')).body
-  assert.deepEqual([away.broker, away.services.length], [{ subscriptions: [], unknown: [] }, 2])
+  assert.deepEqual(
+    [away.broker.subscriptions.length, away.services.length],
+    [1, 2],
+    'what was counted last is still shown',
+  )
+})
+
+test('a broker that counts slowly is asked more rarely, and the last count is shown with its time', async () => {
+  const transport = memoryTransport(memoryBroker())
+  await using shop = await openTestShop({ transport })
+  await transport.declare({ name: 'audit', bindings: [{ kind: 'fanout' }], from: 'now' })
+  const backlog = transport.backlog.bind(transport)
+  let asked = 0
+  const takesMs = 100
+  transport.backlog = async (name) => {
+    if (name !== 'audit') return backlog(name)
+    asked += 1
+    await new Promise((resolve) => setTimeout(resolve, takesMs))
+    return { waiting: asked, oldestAt: null }
+  }
+  const look = async () => (await ask(shop, 'GET /api/operations/status')).body.broker.subscriptions[0]
+  const [first, again] = [await look(), await look()]
+  assert.deepEqual([first.waiting, again, asked], [1, first, 1])
+  await eventually(async () => (await look()).waiting === 2)
+})
+
+test('what the broker itself rejected stands beside the dead letters, as far as people can read it, and in the metrics', async () => {
+  const transport = memoryTransport(memoryBroker())
+  await using shop = await openTestShop({ transport })
+  const letter = (body: Uint8Array, id: string | null = null) => ({ id, type: 'order.*', reason: 'rejected', body })
+  const bodies = [Buffer.from('{"a":1}'), Buffer.from('plain'), Buffer.from([0xff]), Buffer.alloc(70_000)]
+  const order = { subscription: 'order', queue: 'order.dead', count: 9, first: bodies.map((body) => letter(body)) }
+  const retired = { subscription: 'retired', queue: 'retired.dead', count: 2, first: [letter(bodies[0]!, 'm-1')] }
+  const asked: unknown[] = []
+  transport.brokerDeadLetters = async (options) => {
+    asked.push(options)
+    return [order, retired]
+  }
+  const { broker, items } = (await ask(shop, `GET ${path}`)).body
+  assert.deepEqual(items, [])
+  assert.deepEqual(
+    broker.map(({ subscription, queue, count }: typeof order) => [subscription, queue, count]),
+    [
+      ['order', 'order.dead', 9],
+      ['retired', 'retired.dead', 2],
+    ],
+  )
+  assert.deepEqual(
+    broker[0].first.map(({ bytes, message }: { bytes: number; message: unknown }) => [bytes, message]),
+    [
+      [7, { a: 1 }],
+      [5, { text: 'plain' }],
+      [1, { base64: '/w==' }],
+      [70_000, null],
+    ],
+  )
+  const { message: _, ...rest } = broker[1].first[0]
+  assert.deepEqual(rest, { messageId: 'm-1', type: 'order.*', reason: 'rejected', bytes: 7 })
+  const names = async (query: string) =>
+    (await ask(shop, `GET ${path}?${query}`)).body.broker.map(({ subscription }: typeof order) => subscription)
+  assert.deepEqual(await names('service=order'), ['order'])
+  assert.deepEqual(await names('service=payment'), [])
+  assert.deepEqual(await names('subscription=retired'), ['retired'])
+  assert.deepEqual(await names('status=discarded'), [])
+  const metrics = await (await shop.app.request('/metrics')).text()
+  assert.match(metrics, /^broker_dead_letters\{subscription="order"\} 9$/m)
+  assert.match(metrics, /^broker_dead_letters\{subscription="retired"\} 2$/m)
+  assert.equal(asked.at(-1), undefined, 'a metric takes nothing out of a queue')
+})
+
+test('a broker that cannot say what it rejected hides no dead letter, and no metric', async () => {
+  const transport = memoryTransport(memoryBroker())
+  await using shop = await openTestShop({ transport })
+  await refusedPayments(shop)
+  assert.deepEqual((await ask(shop, `GET ${path}`)).body.broker, [], 'one that rejects nothing')
+  transport.brokerDeadLetters = () => Promise.reject(new Error('away'))
+  const { items, broker } = (await ask(shop, `GET ${path}`)).body
+  assert.deepEqual([items.length, broker], [1, null])
+  const metrics = await (await shop.app.request('/metrics')).text()
+  assert.doesNotMatch(metrics, /^broker_dead_letters\{/m)
+  assert.match(metrics, /^bus_dead_letters\{service="order",subscription="order"\} 1$/m)
 })
 
 test('what the auditor has found', async () => {

@@ -1,6 +1,14 @@
 /** For operators: how the services are, and what to do with dead letters. Each act says who and why. */
 import { createRoute, z } from '@hono/zod-openapi'
-import { BusError, type BusStatus, type DeadLetter, jsonCodec, readingAll } from '@shopsphere/bus'
+import {
+  type BrokerDeadLetter,
+  BusError,
+  type BusStatus,
+  type DeadLetter,
+  jsonCodec,
+  readingAll,
+  type Transport,
+} from '@shopsphere/bus'
 import { requireCaller, requireRole } from '@shopsphere/runtime/auth'
 import { type Api, createApi } from '@shopsphere/runtime/http'
 import type { Log } from '@shopsphere/runtime/log'
@@ -11,11 +19,14 @@ import type { Service } from '@shopsphere/runtime/service'
 import type { Context } from 'hono'
 import { lineOf } from '../fields.ts'
 import { body, json, signedIn as security } from '../route-parts.ts'
-import type { BrokerBacklog } from './broker-backlog.ts'
+import { type BrokerBacklog, inTime } from './broker-backlog.ts'
 import type { Forward } from './proxy.ts'
 
 const GROUP_LENGTH_MAX = 4_000
 const PER_SECOND_MAX = 100_000
+/** Of each subscription, of what the broker rejected: taken out and put back for it. */
+const BROKER_FIRST_MAX = 5
+const BROKER_SHOWN_BYTES_MAX = 64 * 1024
 
 const serviceName = z.string().min(1).max(64)
 const why = lineOf(500).openapi({ description: 'Is recorded beside who does it' })
@@ -100,8 +111,31 @@ const rehearsal = z
   ])
   .openapi('Rehearsal')
 
+const brokerDeadLetters = z
+  .object({
+    subscription: z.string(),
+    queue: z.string().openapi({ description: 'Where they lie, by the name that the broker has for it' }),
+    count,
+    first: z.array(
+      z.object({
+        messageId: z.string().nullable(),
+        type: z.string(),
+        reason: z.string().openapi({ description: 'In the words of the broker' }),
+        bytes: count,
+        message: z.unknown().openapi({ description: 'As of a dead letter; null: it is too large to be shown' }),
+      }),
+    ),
+  })
+  .openapi('BrokerDeadLetters')
+
 const waitingElsewhere = z
-  .object({ name: z.string(), waiting: count, oldestAt: z.int().nullable(), oldestAgeMs: z.number() })
+  .object({
+    name: z.string(),
+    waiting: count,
+    oldestAt: z.int().nullable(),
+    oldestAgeMs: z.number(),
+    countedAt: z.int().openapi({ description: 'A long backlog is counted more rarely' }),
+  })
   .openapi('WaitingElsewhere')
 
 const tags = ['operations']
@@ -160,7 +194,7 @@ const auditRoute = createRoute({
 const listRoute = createRoute({
   method: 'get',
   path,
-  summary: 'Dead letters of the services of this process, oldest first',
+  summary: 'Dead letters of the services of this process, oldest first; beside them what the broker itself rejected',
   tags,
   security,
   middleware,
@@ -171,7 +205,18 @@ const listRoute = createRoute({
       status: z.enum(['open', 'redriven', 'discarded']).default('open'),
     }),
   },
-  responses: { 200: json('A page', pageOf(deadLetter)), ...problemAnswers(400, 401, 403, 404, 502, 504) },
+  responses: {
+    200: json(
+      'A page',
+      pageOf(deadLetter).extend({
+        broker: z
+          .array(brokerDeadLetters)
+          .nullable()
+          .openapi({ description: 'On the first page of those that are open; null: the broker does not answer' }),
+      }),
+    ),
+    ...problemAnswers(400, 401, 403, 404, 502, 504),
+  },
 })
 
 const groupsRoute = createRoute({
@@ -293,9 +338,10 @@ export function createOperationsRoutes(options: {
   forward: Forward
   findings: () => Findings
   brokerBacklog: () => Promise<BrokerBacklog>
+  transport: Transport
   log: Log
 }): Api {
-  const { services, elsewhere, forward, findings, brokerBacklog, log } = options
+  const { services, elsewhere, forward, findings, brokerBacklog, transport, log } = options
   const api = createApi(log)
 
   /** Runs `work` with the service where it is here; where not, its own process answers. */
@@ -356,8 +402,22 @@ export function createOperationsRoutes(options: {
     )
     const letters = lists.flat().sort((a, b) => (a.id < b.id ? -1 : 1))
     const items = letters.slice(0, limit)
-    return c.json({ items, nextCursor: letters.length > limit ? encodeCursor(items.at(-1)!.id) : null }, 200)
+    const nextCursor = letters.length > limit ? encodeCursor(items.at(-1)!.id) : null
+    const broker = status === 'open' && after === '' ? await rejected({ service, subscription }) : []
+    return c.json({ items, nextCursor, broker }, 200)
   })
+
+  /** What the broker rejected, of all subscriptions that it knows or of those asked for; null: it does not answer. */
+  async function rejected(asked: { service: string | undefined; subscription: string | undefined }) {
+    const found = await inTime(transport.brokerDeadLetters?.({ firstMax: BROKER_FIRST_MAX }) ?? Promise.resolve([]))
+    const names = asked.service === undefined ? null : chosen(asked.service).flatMap(({ bus }) => bus.subscriptions())
+    return (
+      found
+        ?.filter(({ subscription }) => asked.subscription === undefined || asked.subscription === subscription)
+        .filter(({ subscription }) => names === null || names.includes(subscription))
+        .map(({ first, ...one }) => ({ ...one, first: first.map(shownByBroker) })) ?? null
+    )
+  }
 
   api.openapi(groupsRoute, async (c) => {
     const { service } = c.req.valid('query')
@@ -446,6 +506,11 @@ async function translated<T>(work: () => Promise<T>): Promise<T> {
 function shown(service: string, letter: DeadLetter) {
   const { id, subscription, messageId, type, key, code, cause, attempts, failedAt, status } = letter
   return { id, service, subscription, messageId, type, key, code, cause, attempts, failedAt, status }
+}
+
+function shownByBroker({ id: messageId, type, reason, body }: BrokerDeadLetter) {
+  const bytes = body.byteLength
+  return { messageId, type, reason, bytes, message: bytes > BROKER_SHOWN_BYTES_MAX ? null : readable(body) }
 }
 
 /** What people can read of it: JSON as it is, another format's message decoded, text, or the bytes. */

@@ -8,6 +8,7 @@
  */
 import { hash, randomBytes } from 'node:crypto'
 import { type Clock, type Random, type Store, sql, type Tx } from '@shopsphere/bus'
+import { type SignedHeaders, verifyWebhook } from '@shopsphere/runtime/webhook-signature'
 import { z } from 'zod'
 import { brandOf, type CardFate, type CardHabit, fateOfNumber, fateOfToken } from './cards.ts'
 import {
@@ -23,7 +24,6 @@ import {
   type RefundAnswer,
 } from './provider.ts'
 import { createWebhookSender, type WebhookSender, webhookDdl } from './provider-webhooks.ts'
-import { type SignedHeaders, verifyWebhook } from './webhook-signature.ts'
 
 /** Money that moved, or was set aside; a repeat is told again, under the same key. */
 export type Movement = {

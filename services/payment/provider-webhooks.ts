@@ -3,7 +3,7 @@
  * of them twice. One timer waits for the next that is due.
  */
 import { type Clock, type Store, sql, type Timer, type Tx } from '@shopsphere/bus'
-import { type SignedHeaders, signWebhook } from './webhook-signature.ts'
+import { type SignedHeaders, signWebhook } from '@shopsphere/runtime/webhook-signature'
 
 export const webhookDdl = `
 create table provider_webhook (

@@ -3,8 +3,8 @@ import { type AddressInfo, connect, createServer, type Socket } from 'node:net'
 export type Direction = 'to server' | 'to client'
 
 export type ProxyOptions = {
-  /** The server's port on 127.0.0.1. */
-  target: number
+  /** The server's port on 127.0.0.1; a function is asked for each connection, as a balancer before several would. */
+  target: number | (() => number)
   /** Sees every chunk before it is passed on; if it cuts or silences, that chunk is not passed. */
   onData?: (chunk: Buffer, direction: Direction) => void
 }
@@ -71,7 +71,8 @@ export async function startProxy({ target, onData }: ProxyOptions): Promise<Prox
       client.resetAndDestroy()
       return
     }
-    const server = connect({ port: target, host: '127.0.0.1', allowHalfOpen: true, noDelay: true })
+    const port = typeof target === 'number' ? target : target()
+    const server = connect({ port, host: '127.0.0.1', allowHalfOpen: true, noDelay: true })
     pass(client, server, 'to server')
     pass(server, client, 'to client')
   })

@@ -1,4 +1,5 @@
 import assert from 'node:assert/strict'
+import { execFileSync } from 'node:child_process'
 import { connect, createServer, type Socket } from 'node:net'
 import { test } from 'node:test'
 import { Admin } from '@platformatic/kafka'
@@ -135,6 +136,62 @@ test('what is missing is named with the package that brings it, and skipped unle
       else process.env[key] = value
     }
   }
+})
+
+test('a server that REQUIRE names and that cannot be had is an error, not a skip', async () => {
+  const program = `
+    import { needs } from ${JSON.stringify(new URL('./needs.ts', import.meta.url).href)}
+    const answer = await needs('kafka').catch((error) => ({ thrown: error.name, message: error.message }))
+    process.stdout.write(JSON.stringify(answer))`
+  const { KAFKA_URL: _, ...environment } = process.env
+  const answer = (require: string, more: NodeJS.ProcessEnv = {}) => {
+    const env = { ...environment, PATH: '', REQUIRE: require, ...more }
+    const text = execFileSync(process.execPath, ['--input-type=module', '--eval', program], {
+      env,
+      encoding: 'utf8',
+      timeout: 30_000,
+    })
+    return JSON.parse(text) as { url?: string; skip?: unknown; thrown?: string; message?: string }
+  }
+  assert.equal(answer('redis, kafka').thrown, 'ServerMissing')
+  assert.match(answer('redis, kafka').message!, /apt-get install/)
+  assert.match(answer('redis').skip as string, /^needs kafka: /)
+  // What its variable names is taken as it is, and nothing else is looked for.
+  const named = { url: 'kafka://kafka.example:9092', skip: false }
+  assert.deepEqual(answer('kafka', { KAFKA_URL: named.url }), named)
+})
+
+test('the proxy holds each chunk back for its delay, keeps their order, and asks for the target of each connection', async () => {
+  const DELAY_MS = 60
+  const echo = createServer((socket) => socket.on('error', () => {}).pipe(socket))
+  await new Promise<void>((done) => echo.listen(0, '127.0.0.1', done))
+  let asked = 0
+  await using proxy = await startProxy({
+    target() {
+      asked += 1
+      return (echo.address() as { port: number }).port
+    },
+  })
+  const socket = connect({ port: proxy.port, host: '127.0.0.1' }).on('error', () => {})
+  let heard = ''
+  socket.on('data', (data) => {
+    heard += data.toString()
+  })
+  socket.write('at once ')
+  await eventually(() => heard === 'at once ')
+  proxy.delay(DELAY_MS)
+  const begun = performance.now()
+  socket.write('one ')
+  await eventually(() => heard === 'at once one ')
+  const tookMs = performance.now() - begun
+  assert.ok(tookMs >= 2 * DELAY_MS - 5, `there and back took ${tookMs} ms`) // timers may be early by a millisecond each
+  socket.write('two ')
+  proxy.restore()
+  socket.write('three')
+  await eventually(() => heard === 'at once one two three')
+  assert.equal(asked, 1)
+  socket.destroy()
+  echo.close()
 })
 
 test('the proxy passes, is silent, restores, cuts at a chunk, and refuses while it is cut', async () => {
