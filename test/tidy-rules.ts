@@ -92,6 +92,7 @@ const below: Readonly<Record<string, readonly string[]>> = {
   replay: ['main', 'auditor', 'services/*', 'services', 'contracts', 'runtime', 'bus'],
   outage: ['replay', 'main', 'auditor', 'services/*', 'services', 'contracts', 'runtime', 'bus'],
   bench: ['main', 'auditor', 'services/*', 'services', 'contracts', 'runtime', 'bus'],
+  docs: ['bus'],
   test: ['outage', 'replay', 'bench', 'main', 'auditor', 'services/*', 'services', 'contracts', 'runtime', 'bus'],
 }
 const packages = ['bus', 'contracts', 'runtime']
