@@ -6,7 +6,10 @@ import { plan } from './run.ts'
 import { servers } from './servers.ts'
 
 const root = fileURLToPath(new URL('..', import.meta.url))
-const filesOf = (argv: string[]) => plan(argv, {}, root)!.nodeArguments.filter((one) => !one.startsWith('--'))
+const filesOf = (argv: string[]) =>
+  plan(argv, {}, root)!
+    .passes.flat()
+    .filter((one) => !one.startsWith('--'))
 
 test('without arguments every test file of the repository runs, those of packages elsewhere do not', () => {
   const files = filesOf([])
@@ -26,6 +29,14 @@ test('files, folders and patterns choose, each file once', () => {
   assert.deepEqual(filesOf(['test/run.test.ts', 'test/run*']), ['test/run.test.ts'])
   assert.ok(filesOf(['test']).includes('test/tidy.test.ts'))
   assert.ok(filesOf(['test']).every((file) => file.startsWith('test/')))
+})
+
+test('what stops servers and kills processes runs one file at a time, after the rest', () => {
+  const [together, alone] = plan([], {}, root)!.passes
+  assert.ok(together!.includes('--test-concurrency=2') && alone!.includes('--test-concurrency=1'))
+  for (const file of ['bus/testing/fault-suite-redis.test.ts', 'test/processes.test.ts', 'outage/outage.test.ts'])
+    assert.ok(alone!.includes(file) && !together!.includes(file), file)
+  assert.equal(plan(['test/run.test.ts'], {}, root)!.passes.length, 1)
 })
 
 test('what is no test file is refused, and so is an unknown option', () => {

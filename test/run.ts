@@ -27,12 +27,15 @@ Exit status: 0 all passed, 1 a test failed, 2 wrong arguments or a wrong REQUIRE
 
 /** Test files that run at the same time. */
 const CONCURRENCY = 2
+/** These start servers or processes of their own, stop and kill them, and hold them to a time: they run one by one. */
+const ALONE = /(?:^|\/)(?:fault-|crash-suite|processes|disk-full|outage|deploy)[^/]*\.test\.ts$|-faults\.test\.ts$/
 /** For one test or one file: a limit for what hangs, not a measure. */
 const TIMEOUT_MS = 600_000
 
 const NOT_OURS = ['node_modules', 'dist']
 
-export type Plan = { readonly nodeArguments: readonly string[]; readonly notes: readonly string[] }
+/** `passes`: what node is told, one time after the other. */
+export type Plan = { readonly passes: readonly (readonly string[])[]; readonly notes: readonly string[] }
 
 class UsageError extends Error {
   override readonly name = 'UsageError'
@@ -50,13 +53,20 @@ export function plan(argv: string[], environment: { REQUIRE?: string | undefined
   if (values.help) return null
   const required = refused(() => requiredServers(environment.REQUIRE))
   const files = positionals.length === 0 ? below(root, root) : positionals.flatMap((wanted) => filesOf(wanted, root))
+  const sorted = [...new Set(files)].sort()
+  const pass = (chosen: readonly string[], concurrency: number) => [
+    '--test',
+    `--test-concurrency=${concurrency}`,
+    `--test-timeout=${TIMEOUT_MS}`,
+    ...(values.name === undefined ? [] : [`--test-name-pattern=${values.name}`]),
+    ...chosen,
+  ]
+  const together = sorted.filter((file) => !ALONE.test(file))
+  const alone = sorted.filter((file) => ALONE.test(file))
   return {
-    nodeArguments: [
-      '--test',
-      `--test-concurrency=${CONCURRENCY}`,
-      `--test-timeout=${TIMEOUT_MS}`,
-      ...(values.name === undefined ? [] : [`--test-name-pattern=${values.name}`]),
-      ...[...new Set(files)].sort(),
+    passes: [
+      ...(together.length > 0 ? [pass(together, CONCURRENCY)] : []),
+      ...(alone.length > 0 ? [pass(alone, 1)] : []),
     ],
     notes: notesOn(required),
   }
@@ -111,7 +121,9 @@ if (import.meta.main) {
     if (planned === null) process.stdout.write(usage)
     else {
       for (const note of planned.notes) process.stdout.write(`${note}\n`)
-      process.exitCode = await runNode(planned.nodeArguments, root)
+      let status = 0
+      for (const nodeArguments of planned.passes) status = Math.max(status, await runNode(nodeArguments, root))
+      process.exitCode = status
     }
   } catch (error) {
     if (!(error instanceof UsageError)) throw error
