@@ -1,6 +1,7 @@
 /** What a Kafka of its own is needed for: the traps of brokers, groups and logs, each on the real server. */
 import assert from 'node:assert/strict'
 import { join } from 'node:path'
+import { after } from 'node:test'
 import { Admin, Producer, stringSerializers } from '@platformatic/kafka'
 import { createBus } from '../bus.ts'
 import { systemClock } from '../clock.ts'
@@ -32,6 +33,7 @@ const [port, behindProxy, guarded, controller] = [
   await freePort(),
 ]
 const proxy = await startProxy({ target: behindProxy })
+after(() => proxy[Symbol.asyncDispose]())
 const { server, runner } = await privateKafka({
   port,
   settings: {

@@ -80,6 +80,7 @@ export async function startProxy({ target, onData }: ProxyOptions): Promise<Prox
     listener.once('error', failed)
     listener.listen(0, '127.0.0.1', done)
   })
+  listener.unref() // one that nobody disposed keeps no test process alive
   const { port } = listener.address() as AddressInfo
 
   return {
