@@ -5,6 +5,8 @@
  * H1 Before a queue is bound again: so it stands before what is published later, and the order of each key is kept.
  * H2 It is taken away from `<s>.dead` once its queue has confirmed it; a death between the two doubles it, and the inbox
  *    knows it again. What the broker rejected stays where it is.
+ * H3 And once more after the queue is bound, for what came between the last look and the binding: it is not lost, but may
+ *    stand behind what was published right after it.
  */
 import type { ConfirmChannel } from 'amqplib'
 import type { Link } from './rabbitmq-link.ts'

@@ -357,14 +357,16 @@ class Rabbitmq implements RabbitmqTransport {
     stale: readonly Binding[],
   ): Promise<void> {
     const [major] = this.consuming.version
-    await declareQueues(channel, this.names, { name, shards, major }, async () => {
+    const home = async () => {
       const count = await bringHome(this.consuming, this.names, { name, shards })
       if (count > 0)
         this.log.warn(
           { subscription: name, count },
           'messages that had found no queue were brought home from its dead ones',
         )
-    })
+    }
+    await declareQueues(channel, this.names, { name, shards, major }, home)
+    await home() // what came between the last look and the binding (H3)
     await bind(channel, this.names, { kind: 'exchange', name: this.names.subscription(name) }, bindings, stale)
   }
 
