@@ -179,8 +179,9 @@ function rabbitmqAt(url: string): Broker {
       await channel.assertQueue(queue, { durable: true, arguments: { 'x-queue-type': 'quorum' } })
       await channel.prefetch(1_000)
       await channel.consume(queue, (message) => {
-        onReceived(message!.content.toString())
-        channel.ack(message!)
+        if (!message) return // the queue is being deleted
+        onReceived(message.content.toString())
+        channel.ack(message)
       })
       return {
         send: (_, body) =>
