@@ -1,10 +1,9 @@
 /**
  * How long a message is under way at 500 messages a second which wait for no answer: through each transport beside its raw
  * client on the same server in the same run, confirmed and acknowledged alike; and through a whole bus (state and outbox
- * committed, relayed, inbox and effect committed). And what an idle bus with ten subscriptions costs.
+ * committed, relayed, inbox and effect committed). Kafka's stands in kafka.ts. And what an idle bus with ten subscriptions costs.
  */
 import { randomUUID } from 'node:crypto'
-import { Admin, Consumer, Producer, stringDeserializers, stringSerializers } from '@platformatic/kafka'
 import { createBus, event, type Schema, sqliteStore, sqliteTransport, type Transport } from '@shopsphere/bus'
 import { kafkaTransport } from '@shopsphere/bus/kafka'
 import { rabbitmqTransport } from '@shopsphere/bus/rabbitmq'
@@ -34,7 +33,7 @@ export const run: Bench = async ({ runs, note }) => {
   await using rabbitmq = await startRabbitmq()
   await using kafka = await startKafka({ partitions: 4 })
   await using redis = await startRedis({ appendfsync: 'everysec' })
-  for (const broker of [rabbitmqAt(rabbitmq.url), kafkaAt(kafka.url), redisAt(redis.url)]) {
+  for (const broker of [rabbitmqAt(rabbitmq.url), redisAt(redis.url)]) {
     note(broker.name)
     results.push(...(await besideRaw(broker, runs, note)))
   }
@@ -193,39 +192,6 @@ function rabbitmqAt(url: string): Broker {
           await channel.deleteQueue(queue)
           await model.close()
           await eraseRabbitmq(url, prefix)
-        },
-      }
-    },
-  }
-}
-
-function kafkaAt(url: string): Broker {
-  const bootstrapBrokers = [new URL(url).host]
-  const prefix = `latency-${randomUUID().slice(0, 8)}.`
-  return {
-    name: 'kafka',
-    durability: 'acks=all, one broker, page cache',
-    ours: () => kafkaTransport(url, { prefix, partitions: 4 }),
-    async raw(onReceived) {
-      const topic = `${prefix}raw-${randomUUID().slice(0, 8)}`
-      const admin = new Admin({ clientId: 'bench', bootstrapBrokers })
-      await admin.createTopics({ topics: [topic], partitions: 4, replicas: 1 })
-      const client = { clientId: 'bench', bootstrapBrokers }
-      const producer = new Producer({ ...client, serializers: stringSerializers, idempotent: true, acks: -1 })
-      const consumer = new Consumer({ ...client, groupId: topic, deserializers: stringDeserializers })
-      const stream = await consumer.consume({ topics: [topic], mode: 'latest', autocommit: 100, maxWaitTime: 500 })
-      const reading = (async () => {
-        for await (const { value } of stream) onReceived(value)
-      })()
-      return {
-        send: (n, value) => producer.send({ messages: [{ topic, key: `s${n % KEYS}`, value }], acks: -1 }),
-        async close() {
-          await stream.close()
-          await reading
-          await consumer.close(true)
-          await producer.close()
-          await admin.deleteTopics({ topics: [topic] })
-          await admin.close()
         },
       }
     },
