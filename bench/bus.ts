@@ -5,9 +5,10 @@
 import { join } from 'node:path'
 import { setFlagsFromString } from 'node:v8'
 import { runInNewContext } from 'node:vm'
-import { type Bus, createBus, event, type Schema, type Step, sqliteStore, sqliteTransport } from '@shopsphere/bus'
+import { type Bus, createBus, type Step, sqliteStore, sqliteTransport } from '@shopsphere/bus'
 import { inFolder } from './folder.ts'
 import { fullDurability, rawCommitsPerSecond, rawLoop } from './raw-sqlite.ts'
+import { readingTaken } from './reading.ts'
 import { type Bench, compare, type Pair, type Result } from './result.ts'
 
 const PUBLISHERS = 64
@@ -16,26 +17,6 @@ const KEYS = 1_000
 const BACKLOG_LONG = 200_000
 const BACKLOG_SHORT = 2_000
 
-type Reading = { sensor: string; n: number; note: string }
-
-const readingSchema: Schema<Reading> = {
-  '~standard': {
-    version: 1,
-    vendor: 'bench',
-    validate(value) {
-      const { sensor, n, note } = value as Reading
-      if (typeof sensor === 'string' && Number.isSafeInteger(n) && typeof note === 'string')
-        return { value: { sensor, n, note } }
-      return { issues: [{ message: 'not a reading' }] }
-    },
-  },
-}
-const readingTaken = event('reading.taken', {
-  version: 1,
-  owner: 'sensors',
-  schema: readingSchema,
-  key: ({ sensor }: Reading) => sensor,
-})
 const NOTE = 'n'.repeat(300)
 
 export const run: Bench = async ({ runs, note }) => {

@@ -3,12 +3,13 @@
  * run, emptied before each figure. Messages of 500 bytes and 1,000 keys; node-redis for all of them.
  */
 import { join } from 'node:path'
-import { type Bus, createBus, event, type Schema, sqliteStore, type Transport } from '@shopsphere/bus'
+import { type Bus, createBus, sqliteStore, type Transport } from '@shopsphere/bus'
 import { redisTransport } from '@shopsphere/bus/redis'
 import { startRedis } from '@shopsphere/bus/testing'
 import { Queue, Worker } from 'bullmq'
 import { createClient } from 'redis'
 import { inFolder } from './folder.ts'
+import { readingTaken } from './reading.ts'
 import { type Bench, compare, type Pair, type Result } from './result.ts'
 
 const MESSAGES = 60_000
@@ -182,26 +183,6 @@ function publishToHandled(place: Place): Promise<number> {
   })
 }
 
-type Reading = { sensor: string; n: number; note: string }
-
-const readingSchema: Schema<Reading> = {
-  '~standard': {
-    version: 1,
-    vendor: 'bench',
-    validate(value) {
-      const { sensor, n, note } = value as Reading
-      if (typeof sensor === 'string' && Number.isSafeInteger(n) && typeof note === 'string')
-        return { value: { sensor, n, note } }
-      return { issues: [{ message: 'not a reading' }] }
-    },
-  },
-}
-const readingTaken = event('reading.taken', {
-  version: 1,
-  owner: 'sensors',
-  schema: readingSchema,
-  key: ({ sensor }: Reading) => sensor,
-})
 const NOTE = 'n'.repeat(300)
 
 /** Outbox, relay, Redis, inbox and the handler's transaction, each on its own SQLite database, synced with every commit. */
