@@ -1,7 +1,11 @@
 import assert from 'node:assert/strict'
-import { spawnSync } from 'node:child_process'
+import { spawn, spawnSync } from 'node:child_process'
+import { once } from 'node:events'
+import { existsSync, readFileSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
 import { test } from 'node:test'
 import { fileURLToPath } from 'node:url'
+import { createWorld, eventually, kafkaAnswers, needs } from '@shopsphere/bus/testing'
 import { plan } from './run.ts'
 import { servers } from './servers.ts'
 
@@ -68,4 +72,51 @@ test('a wrong REQUIRE ends with status 2 before any test runs; --help with 0', (
   const help = run(['--help'], '')
   assert.equal(help.status, 0)
   assert.match(help.stdout, /^Usage: npm test/)
+})
+
+const { skip } = await needs('kafka')
+
+test('one Kafka serves all files of a run and ends with it, also when one fails or is interrupted; a file by itself starts its own', {
+  skip,
+}, async () => {
+  await using world = await createWorld()
+  const file = (name: string, last: string) => {
+    const path = join(world.directory, `${name}.test.ts`)
+    writeFileSync(
+      path,
+      `import { writeFileSync } from 'node:fs'
+import { needs } from ${JSON.stringify(new URL('../bus/testing/servers/needs.ts', import.meta.url).href)}
+const { url } = await needs('kafka')
+writeFileSync(${JSON.stringify(`${path}.url`)}, url)
+${last}
+`,
+    )
+    return path
+  }
+  const urlOf = (path: string) => readFileSync(`${path}.url`, 'utf8')
+  const answers = (url: string) => kafkaAnswers(Number(new URL(url).port))
+  const { KAFKA_URL: _, NODE_TEST_CONTEXT: __, ...env } = process.env
+  const begin = (...argv: string[]) => spawn(process.execPath, argv, { cwd: root, env, stdio: 'ignore' })
+
+  const [one, two, endless] = [
+    file('one', ''),
+    file('two', 'process.exit(1)'),
+    file('endless', 'setInterval(() => {}, 1_000)'),
+  ]
+  const failing = begin('test/run.ts', one, two)
+  assert.deepEqual(await once(failing, 'exit'), [1, null])
+  assert.match(urlOf(one), /^kafka:/)
+  assert.equal(urlOf(one), urlOf(two))
+  assert.equal(await answers(urlOf(one)), false, 'it ended with the run')
+
+  const interrupted = begin('test/run.ts', endless)
+  await eventually(() => existsSync(`${endless}.url`), { timeoutMs: 60_000, message: 'the file should run' })
+  assert.equal(await answers(urlOf(endless)), true)
+  interrupted.kill('SIGINT')
+  await once(interrupted, 'exit')
+  assert.equal(await answers(urlOf(endless)), false, 'it ended with the interrupted run')
+
+  const byItself = begin('--test', one)
+  assert.deepEqual(await once(byItself, 'exit'), [0, null])
+  assert.notEqual(urlOf(one), urlOf(two))
 })

@@ -3,11 +3,13 @@
  *
  * Exit status: 0 every test passed or was skipped; 1 one failed; 2 wrong arguments or a wrong REQUIRE.
  */
-import { spawn } from 'node:child_process'
-import { globSync, statSync } from 'node:fs'
+import { type ChildProcess, spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { globSync, readFileSync, statSync } from 'node:fs'
 import { join, relative, resolve } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
+import { needs } from '@shopsphere/bus/testing'
 import { requiredServers, type Server, servers, serversWithSuites } from './servers.ts'
 
 const usage = `Usage: npm test -- [FILE | FOLDER | PATTERN]… [--name WORDS]
@@ -35,7 +37,12 @@ const TIMEOUT_MS = 600_000
 const NOT_OURS = ['node_modules', 'dist']
 
 /** `passes`: what node is told, one time after the other. */
-export type Plan = { readonly passes: readonly (readonly string[])[]; readonly notes: readonly string[] }
+/** `kafka`: a file asks for a Kafka that others may use too. It has no standard port, and each file would start its own. */
+export type Plan = {
+  readonly passes: readonly (readonly string[])[]
+  readonly notes: readonly string[]
+  readonly kafka: boolean
+}
 
 class UsageError extends Error {
   override readonly name = 'UsageError'
@@ -69,8 +76,12 @@ export function plan(argv: string[], environment: { REQUIRE?: string | undefined
       ...(alone.length > 0 ? [pass(alone, 1)] : []),
     ],
     notes: notesOn(required),
+    kafka: sorted.some((file) => asksForKafka(readFileSync(resolve(root, file), 'utf8'))),
   }
 }
+
+const asksForKafka = (text: string) =>
+  /\bkafkaServer\(/.test(text) || (/\bneeds\(/.test(text) && text.includes("'kafka'"))
 
 function notesOn(required: readonly Server[]): string[] {
   const unused = required.filter((server) => !serversWithSuites.includes(server))
@@ -104,14 +115,31 @@ function refused<T>(read: () => T): T {
   }
 }
 
-/** Hands over the terminal; answers node's exit status. */
-function runNode(nodeArguments: readonly string[], root: string): Promise<number> {
-  return new Promise((done, failed) => {
-    const child = spawn(process.execPath, nodeArguments, { cwd: root, stdio: 'inherit' })
-    for (const signal of ['SIGINT', 'SIGTERM'] as const) process.on(signal, () => child.kill(signal))
-    child.on('error', failed)
-    child.on('exit', (code) => done(code === 0 ? 0 : 1))
-  })
+/** Runs one pass after the other; answers the exit status. */
+async function run({ passes, kafka }: Plan, root: string): Promise<number> {
+  let child: ChildProcess | null = null
+  let interrupted = false
+  for (const signal of ['SIGINT', 'SIGTERM'] as const) {
+    process.on(signal, () => {
+      interrupted = true
+      if (child) child.kill(signal)
+      else process.exit(1)
+    })
+  }
+  const environment = { ...process.env }
+  if (kafka) {
+    // It ends with this process. Where it cannot be had, the files that want it say why.
+    const { url } = await needs('kafka').catch((error: Error) => ({ url: '', error }))
+    if (url) environment.KAFKA_URL = url
+  }
+  let status = 0
+  for (const nodeArguments of passes) {
+    if (interrupted) break
+    child = spawn(process.execPath, nodeArguments, { cwd: root, stdio: 'inherit', env: environment })
+    const [code] = (await once(child, 'exit')) as [number | null]
+    if (code !== 0) status = 1
+  }
+  return status
 }
 
 if (import.meta.main) {
@@ -121,9 +149,7 @@ if (import.meta.main) {
     if (planned === null) process.stdout.write(usage)
     else {
       for (const note of planned.notes) process.stdout.write(`${note}\n`)
-      let status = 0
-      for (const nodeArguments of planned.passes) status = Math.max(status, await runNode(nodeArguments, root))
-      process.exitCode = status
+      process.exitCode = await run(planned, root)
     }
   } catch (error) {
     if (!(error instanceof UsageError)) throw error
