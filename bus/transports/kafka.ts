@@ -22,7 +22,7 @@ import type {
   TransportState,
 } from '../transport.ts'
 import { type KafkaOptions, type KafkaSettings, kafkaSettings } from './kafka-address.ts'
-import { countBacklog } from './kafka-backlog.ts'
+import { BacklogCounter } from './kafka-backlog.ts'
 import { api, Cluster } from './kafka-cluster.ts'
 import { KafkaConsumer, type Subscribed, startOf } from './kafka-consumer.ts'
 import { committedOffsets, listOffsets, positionName } from './kafka-offsets.ts'
@@ -70,6 +70,7 @@ class KafkaTransport implements Transport {
   private readonly producer: Producer
   private readonly register: Register
   private readonly consumers = new Map<string, KafkaConsumer>()
+  private readonly counters = new Map<string, BacklogCounter>()
   private readonly ephemeral = new Map<string, readonly Version[]>()
   private readonly owners = new Map<string, Promise<void>>()
   private readonly ready = new Set<string>()
@@ -172,13 +173,15 @@ class KafkaTransport implements Transport {
     return { ack: (deliveries) => consumer.ack(deliveries), close }
   }
 
-  /** Exact up to a bound (kafka-backlog.ts), beyond it in proportion. */
+  /** Exact once all of it was counted, which takes as many calls as it has 20,000 messages (kafka-backlog.ts). */
   async backlog(name: string): Promise<Backlog> {
     await this.live()
     return this.attempt(async () => {
       const { group, registered } = await this.subscribed(name)
       const { versions } = registered()!
-      return countBacklog(this.cluster, {
+      const counter = this.counters.get(name) ?? new BacklogCounter(this.cluster)
+      this.counters.set(name, counter)
+      return counter.count({
         group,
         versions,
         topics: this.register.owners().map((owner) => ({ owner, topic: this.topicOf(owner) })),
@@ -201,6 +204,7 @@ class KafkaTransport implements Transport {
       await this.register.removeSubscription(name)
       await this.consumers.get(name)?.close()
       this.consumers.delete(name)
+      this.counters.delete(name)
       await this.deleteGroup(this.groupOf(name))
     })
   }
