@@ -35,10 +35,10 @@ test('files, folders and patterns choose, each file once', () => {
   assert.ok(filesOf(['test']).every((file) => file.startsWith('test/')))
 })
 
-test('what stops servers and kills processes runs one file at a time, after the rest', () => {
+test('what stops servers, and holds what comes then to a time, runs one file at a time, after the rest', () => {
   const [together, alone] = plan([], {}, root)!.passes
   assert.ok(together!.includes('--test-concurrency=2') && alone!.includes('--test-concurrency=1'))
-  for (const file of ['bus/testing/fault-suite-redis.test.ts', 'test/processes.test.ts', 'outage/outage.test.ts'])
+  for (const file of ['bus/testing/fault-suite-redis.test.ts', 'test/disk-full.test.ts', 'outage/outage.test.ts'])
     assert.ok(alone!.includes(file) && !together!.includes(file), file)
   assert.equal(plan(['test/run.test.ts'], {}, root)!.passes.length, 1)
 })

@@ -29,8 +29,8 @@ Exit status: 0 all passed, 1 a test failed, 2 wrong arguments or a wrong REQUIRE
 
 /** Test files that run at the same time. */
 const CONCURRENCY = 2
-/** These start servers or processes of their own, stop and kill them, and hold them to a time: they run one by one. */
-const ALONE = /(?:^|\/)(?:fault-|crash-suite|processes|disk-full|outage|deploy)[^/]*\.test\.ts$|-faults\.test\.ts$/
+/** These stop and kill servers and processes, and hold what comes then to a time: they run one by one. */
+const ALONE = /(?:^|\/)(?:fault-|disk-full|outage)[^/]*\.test\.ts$|-faults\.test\.ts$/
 /** For one test or one file: a limit for what hangs, not a measure. */
 const TIMEOUT_MS = 600_000
 
