@@ -15,6 +15,9 @@
  *    known to be on their way. Kafka itself has no order between topics.
  * S6 A shard that is to be handed over gets nothing more; when what is in flight is finished, or after handOverMs, its lease
  *    is revoked, its offsets are written, and then only it may go to another (G1).
+ * S7 Beside the offset of a partition stands how far its holder may have begun, and nothing beyond is handed over before more
+ *    is written. So what a process that died may have died of is marked as redelivered, all of that, and not what merely
+ *    waits; also where the next holder goes before it came to it.
  */
 import { type BusError, UnavailableError } from '../errors.ts'
 import { matcher } from '../routing.ts'
@@ -65,8 +68,12 @@ type Cursor = {
   /** How many of `entries` are finished without a gap. */
   finished: number
   committed: number
-  /** Up to here an earlier holder may have begun; null: not known before the first answer. */
-  suspectTo: number | null
+  /** Handed over up to here. */
+  begun: number
+  /** S7. What is written; what `begun` was then; up to where an earlier holder may have begun. */
+  reach: number
+  begunWhenWritten: number
+  readonly suspectTo: number
   stalled: boolean
 }
 type Shard = {
@@ -87,6 +94,9 @@ const PREFETCH_BYTES_MAX = 8_000_000
 const PREFETCH_MIN = 10_000
 /** Acknowledgements are written after this long, together. */
 const COMMIT_MS = 25
+/** S7. Offsets beyond what is begun; twice as many as were begun since it was last written, so a busy process seldom waits. */
+const AHEAD_MIN = 32
+const AHEAD_MAX = 4_096
 /** Positions that only passed over messages of others are written once there are so many. */
 const PROGRESS_MIN = 1_000
 /** Kafka forgets positions that nobody wrote for offsets.retention.minutes (7 days), also of an idle topic. */
@@ -144,6 +154,7 @@ export class KafkaConsumer implements Consumer {
   private settleAgain = false
   private commitTimer: NodeJS.Timeout | undefined
   private committing: Promise<void> = Promise.resolve()
+  private reaching = false
   private readonly renewTimer: NodeJS.Timeout
   private stopped = false
   private closing: Promise<void> | undefined
@@ -281,12 +292,11 @@ export class KafkaConsumer implements Consumer {
   /** S6. */
   private handOver(shard: Shard): void {
     if (shard.gone || this.stopped) return
-    const clean = shard.inFlight === 0
     this.drop(shard)
     const done = () => {
       if (![...this.shards.values()].some(({ leaving }) => leaving)) this.group?.rejoin()
     }
-    this.commit([shard], clean).then(done, done)
+    this.commit([shard], true).then(done, done)
   }
 
   private dropAll(): void {
@@ -366,6 +376,7 @@ export class KafkaConsumer implements Consumer {
     const cursors = missing.map(({ owner, shard }) => this.cursor(owner, shard, known))
     await this.lease(fresh, cursors, known)
     for (const cursor of cursors) if (!cursor.shard.gone) cursor.shard.cursors.set(cursor.owner, cursor)
+    this.commitSoon()
     this.fetchFromAll(true)
   }
 
@@ -391,7 +402,10 @@ export class KafkaConsumer implements Consumer {
       entries: [],
       finished: 0,
       committed: committed?.offset ?? -1,
-      suspectTo: committed && !committed.clean && committed.epoch > 0 ? null : 0,
+      begun: next,
+      reach: this.subscribed.group === null ? Number.POSITIVE_INFINITY : 0,
+      begunWhenWritten: next,
+      suspectTo: committed?.reach ?? 0,
       stalled: false,
     }
   }
@@ -411,8 +425,9 @@ export class KafkaConsumer implements Consumer {
         const lease = leases.get(cursor.shard)
         if (!lease || cursor.shard.gone) return []
         cursor.committed = cursor.next
-        const { topic, topicId, next: offset } = cursor
-        return [{ topic, topicId, partition: lease.shard, offset, epoch: lease.epoch, clean: false }]
+        cursor.reach = reachFor(cursor)
+        const { topic, topicId, next: offset, reach } = cursor
+        return [{ topic, topicId, partition: lease.shard, offset, epoch: lease.epoch, reach }]
       })
       if (commits.length > 0) await this.write(commits, this.group?.identity() ?? null)
     }
@@ -579,7 +594,6 @@ export class KafkaConsumer implements Consumer {
       cursor.next = next
       cursor.end = end
       cursor.stalled = false
-      cursor.suspectTo ??= end
       for (const item of items) {
         if (!this.takes(cursor.topicId, cursor.shard.index, item)) continue
         cursor.buffer.push(item)
@@ -638,6 +652,11 @@ export class KafkaConsumer implements Consumer {
       const taken = nextOf(shard)
       if (!taken) break
       const { cursor, offset, message } = taken
+      if (offset >= cursor.reach) {
+        this.reachFurther()
+        break
+      }
+      cursor.begun = offset + 1
       cursor.taken += 1
       if (cursor.taken === cursor.buffer.length) {
         cursor.buffer.length = 0
@@ -649,7 +668,7 @@ export class KafkaConsumer implements Consumer {
       shard.inFlight += 1
       this.inFlight += 1
       count += 1
-      const redelivered = offset < (cursor.suspectTo ?? 0)
+      const redelivered = offset < cursor.suspectTo
       const delivery: KafkaDelivery = { message, lease: shard.lease!, redelivered, entry, cursor }
       deliveries.push(delivery)
     }
@@ -685,27 +704,38 @@ export class KafkaConsumer implements Consumer {
     this.commitSoon()
   }
 
-  /** S1. `last`: these shards are given up, so it is also written whether something was left begun. */
+  /** S7. */
+  private reachFurther(): void {
+    if (this.reaching) return
+    this.reaching = true
+    const goOn = () => {
+      this.reaching = false
+      this.pumpSoon()
+    }
+    this.commit([...this.shards.values()], false).then(goOn, () => setTimeout(goOn, RETRY_MS).unref())
+  }
+
+  /** S1. `last`: these shards are given up, and nothing more of them is begun. */
   private commit(shards: readonly Shard[], last: boolean): Promise<void> {
     const identity = this.group?.identity() ?? null
     const run = async () => {
       if (this.subscribed.group === null) return
       const commits = []
-      const moved: [Cursor, number][] = []
-      for (const { lease, cursors, index, inFlight } of shards) {
+      const moved: [Cursor, Pick<Cursor, 'committed' | 'reach' | 'begunWhenWritten'>][] = []
+      for (const { lease, cursors, index } of shards) {
         if (!lease) continue
-        const clean = last && inFlight === 0
         for (const cursor of cursors.values()) {
+          const { topic, topicId, begun, suspectTo } = cursor
           const offset = unfinished(cursor)
-          if (offset === cursor.committed && !last) continue
-          const { topic, topicId } = cursor
-          commits.push({ topic, topicId, partition: index, offset, epoch: lease.epoch, clean })
-          moved.push([cursor, offset])
+          if (offset === cursor.committed && cursor.reach - toBegin(cursor) >= AHEAD_MIN / 2 && !last) continue
+          const reach = last ? Math.max(offset, begun, suspectTo) : reachFor(cursor)
+          commits.push({ topic, topicId, partition: index, offset, epoch: lease.epoch, reach })
+          moved.push([cursor, { committed: offset, reach, begunWhenWritten: begun }])
         }
       }
       if (commits.length === 0) return
       await this.write(commits, identity)
-      for (const [cursor, offset] of moved) cursor.committed = offset
+      for (const [cursor, written] of moved) Object.assign(cursor, written)
     }
     this.committing = this.committing.then(run, run)
     return this.committing
@@ -713,9 +743,19 @@ export class KafkaConsumer implements Consumer {
 }
 
 /** The lowest offset that is not finished. */
-function unfinished({ entries, finished, buffer, taken, next }: Cursor): number {
-  return entries[finished]?.offset ?? buffer[taken]?.offset ?? next
+function unfinished(cursor: Cursor): number {
+  const { entries, finished } = cursor
+  return entries[finished]?.offset ?? toBegin(cursor)
 }
+
+/** S7. Never less than what is written: until the broker has the answer, that holds. */
+function reachFor(cursor: Cursor): number {
+  const ahead = Math.min(AHEAD_MAX, Math.max(AHEAD_MIN, 2 * (cursor.begun - cursor.begunWhenWritten)))
+  return Math.max(toBegin(cursor) + ahead, cursor.reach, cursor.suspectTo)
+}
+
+/** The lowest offset that can be handed over next. */
+const toBegin = ({ buffer, taken, next }: Cursor) => buffer[taken]?.offset ?? next
 
 /** Nothing of it is here, and something is known to lie there. */
 function isWaitedFor({ buffer, next, end, stalled }: Cursor): boolean {

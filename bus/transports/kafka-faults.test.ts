@@ -262,6 +262,70 @@ check(
   },
 )
 
+/** How many offsets of a shard a process may begin before the broker hears of it (S7), at a leisurely pace. */
+const REACH_AHEAD = 64
+
+check('S7 B8 only what a dead process may have begun is marked redelivered, and all of that', async (world) => {
+  const [shards, windowMax, early, late] = [4, 20, 400, 4_000]
+  const [dying, live] = [await open(world, {}, proxied), await open(world)]
+  world.defer(() => proxy.restore())
+  await dying.declare(all('marked'))
+  // Its first message is never done, so the offset of that shard stays; everything else goes on far beyond the window.
+  const begun = await consume(dying, 'marked', { ack: false, windowMax })
+  const messages = series(early + late, 10)
+  await dying.publish(messages.slice(0, early))
+  await begun.until(1)
+  const stuck = begun.ids()[0]!
+  const acked = new Set<string>()
+  while (begun.deliveries.length < early) {
+    const count = begun.deliveries.length
+    const done = begun.deliveries
+      .filter(({ message: { id } }) => id !== stuck && !acked.has(id))
+      .slice(0, windowMax / 2)
+    for (const { message } of done) acked.add(message.id)
+    begun.consumer.ack(done)
+    await begun.until(count + 1)
+  }
+  const unfinished = begun.ids().filter((id) => !acked.has(id))
+  assert.ok(unfinished.length > 1 && unfinished.length <= windowMax)
+  proxy.silence()
+  await live.publish(messages.slice(early))
+  const taker = await consume(live, 'marked')
+  const wanted = [...unfinished, ...ids(messages.slice(early))]
+  await taker.untilIds((seen) => wanted.every((id) => seen.has(id)))
+  const marked = new Set(taker.deliveries.filter(({ redelivered }) => redelivered).map(({ message }) => message.id))
+  assert.deepEqual(
+    unfinished.filter((id) => !marked.has(id)),
+    [],
+    'the process may have died of these',
+  )
+  const innocent = messages.slice(early).filter(({ id }) => marked.has(id))
+  assert.ok(innocent.length <= shards * REACH_AHEAD, `${innocent.length} of ${late} came after it had died`)
+})
+
+check('S7 B8 what a dead process may have begun stays marked where the next one leaves before it', async (world) => {
+  const [dying, next, last] = [await open(world, {}, proxied), await open(world), await open(world)]
+  world.defer(() => proxy.restore())
+  await dying.declare(all('heirs'))
+  const messages = series(1_000, 1)
+  await dying.publish(messages.slice(0, 100))
+  const begun = await consume(dying, 'heirs', { ack: false, windowMax: 100 })
+  await begun.until(100)
+  proxy.silence()
+  await next.publish(messages.slice(100))
+  const between = await consume(next, 'heirs', { ack: false, windowMax: 1 })
+  await between.until(1)
+  between.consumer.ack(between.deliveries)
+  await between.until(2)
+  between.consumer.ack(between.deliveries)
+  await between.close()
+  const heir = await consume(last, 'heirs')
+  await heir.untilIds((seen) => seen.has(messages.at(-1)!.id))
+  const unmarked = heir.deliveries.filter(({ redelivered }) => !redelivered).map(({ message }) => message)
+  const first = messages.findIndex(({ id }) => id === unmarked[0]?.id)
+  assert.ok(first >= 100 && first < 1_000, `message ${first} is the first without a mark`)
+})
+
 type Count = { key: string; n: number }
 const anyCount = {
   '~standard': { version: 1, vendor: 'faults', validate: (value: unknown) => ({ value: value as Count }) },

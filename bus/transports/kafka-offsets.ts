@@ -2,8 +2,8 @@
 import { api, type Cluster } from './kafka-cluster.ts'
 import type { Offsets } from './kafka-register.ts'
 
-/** `epoch` of the last lease of the partition; `clean`: its holder left nothing begun behind. */
-export type Committed = { readonly offset: number; readonly epoch: number; readonly clean: boolean }
+/** `epoch` of the last lease of the partition; `reach`: up to where it or an earlier holder may have begun. */
+export type Committed = { readonly offset: number; readonly epoch: number; readonly reach: number }
 export type Position = { readonly topic: string; readonly partition: number }
 /** `topicId`: of the topic that the offset belongs to. One that was deleted and made again has another. */
 export type Commit = Position & Committed & { readonly topicId: string }
@@ -76,10 +76,10 @@ export async function committedOffsets(
     for (const { partitionIndex, committedOffset, metadata, errorCode } of partitions) {
       if (errorCode !== 0) throw cluster.failure(errorCode, `group '${group}'`)
       if (committedOffset < 0n) continue
-      const { epoch = 0, left, topicId } = readMetadata(metadata)
-      const isOfAnother = topicId !== undefined && topicId !== cluster.layout(name)?.id
-      const offset = isOfAnother ? 0 : Number(committedOffset)
-      found.set(positionName(name, partitionIndex), { offset, epoch, clean: left === 'clean' || isOfAnother })
+      const { epoch, reach, topicId } = readMetadata(metadata)
+      const isOfAnother = topicId !== null && topicId !== cluster.layout(name)?.id
+      const known = isOfAnother ? { offset: 0, reach: 0 } : { offset: Number(committedOffset), reach }
+      found.set(positionName(name, partitionIndex), { ...known, epoch })
     }
   }
   return found
@@ -94,11 +94,11 @@ export async function commitOffsets(
 ): Promise<number> {
   const topics = [...Map.groupBy(commits, ({ topic }) => topic)].map(([name, ofTopic]) => ({
     name,
-    partitions: ofTopic.map(({ partition, offset, epoch, clean, topicId }) => ({
+    partitions: ofTopic.map(({ partition, offset, epoch, reach, topicId }) => ({
       partitionIndex: partition,
       committedOffset: BigInt(offset),
       committedLeaderEpoch: -1,
-      committedMetadata: `${epoch} ${clean ? 'clean' : 'held'} ${topicId}`,
+      committedMetadata: `${epoch} ${reach} ${topicId}`,
     })),
   }))
   const node = await cluster.coordinator(group)
@@ -111,9 +111,9 @@ export async function commitOffsets(
 }
 
 /** Offsets that somebody else wrote, to go back or to skip, have none. */
-function readMetadata(text: string | null | undefined): { epoch?: number; left?: string; topicId?: string } {
-  const parts = /^(\d+) (clean|held) (\S+)$/.exec(text ?? '')
-  return parts ? { epoch: Number(parts[1]), left: parts[2]!, topicId: parts[3]! } : {}
+function readMetadata(text: string | null | undefined): { epoch: number; reach: number; topicId: string | null } {
+  const parts = /^(\d+) (\d+) (\S+)$/.exec(text ?? '')
+  return { epoch: Number(parts?.[1] ?? 0), reach: Number(parts?.[2] ?? 0), topicId: parts?.[3] ?? null }
 }
 
 async function asks<R>(cluster: Cluster, ask: () => Promise<R>): Promise<R> {
