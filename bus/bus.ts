@@ -24,6 +24,7 @@ import { type Limits, limitsWith } from './limits.ts'
 import { type Log, silentLog } from './log.ts'
 import { idMaker } from './message.ts'
 import { type Origin, Publications, type Publish, type PublishOptions, type StoredMessage } from './outbox.ts'
+import { OUTBOX, type OutboxRow } from './refused.ts'
 import { Relay } from './relay.ts'
 import { validateBindings } from './routing.ts'
 import { sql } from './sql.ts'
@@ -65,7 +66,12 @@ export type BusStatus = {
   /** False while the broker or the database does not answer. */
   readonly ready: boolean
   readonly subscriptions: readonly SubscriptionStatus[]
-  readonly outbox: { readonly waiting: number; readonly oldestAgeMs: number }
+  readonly outbox: {
+    readonly waiting: number
+    readonly oldestAgeMs: number
+    /** Open dead letters of messages that the broker will never take. */
+    readonly refused: number
+  }
   readonly timers: number
   /** Those to programs of others. Not a part of `ready`: one that is away is no reason to take this service out of use. */
   readonly bridges: readonly (TransportState & { readonly name: string; readonly endpoint: string })[]
@@ -106,7 +112,15 @@ export function createBus(options: BusOptions) {
   const onSent = (count: number) => {
     waitingInOutbox = Math.max(0, waitingInOutbox - count)
   }
-  const relay = new Relay({ store, transport, clock, limits, codec, tracing, onStep, onFailure, onSent })
+  const onRefused = ({ id: messageId, type }: OutboxRow, err: BusError) =>
+    log.error(
+      { messageId, type, err },
+      'the broker will never take this message: it is a dead letter of the outbox now, and the others go on',
+    )
+  const relay = new Relay({
+    ...{ store, transport, clock, limits, codec, tracing, newId },
+    ...{ onStep, onFailure, onSent, onRefused },
+  })
   const timers = new Timers({
     store,
     clock,
@@ -124,7 +138,7 @@ export function createBus(options: BusOptions) {
     compose,
     rewrite,
     tryOut,
-    onDue: (name) => void consumers.get(name)?.planDue(),
+    onDue,
   })
 
   for (const event of options.events ?? []) learn(event)
@@ -140,6 +154,13 @@ export function createBus(options: BusOptions) {
     waitingInOutbox += published
     if (published > 0 && state === 'started') relay.wake()
     timers.expect(nextDueAt)
+  }
+
+  /** Rows of this subscription, or of the outbox and its timers, are due. */
+  function onDue(subscription: string): void {
+    if (subscription !== OUTBOX) return void consumers.get(subscription)?.planDue()
+    if (state === 'started') relay.wake()
+    timers.expect(clock.now())
   }
 
   function subscribe<E extends EventType, Answer = void>(
@@ -161,6 +182,7 @@ export function createBus(options: BusOptions) {
       )
     const registrations = registrationsOf(topic, handler)
     const name = settings.name ?? service
+    if (name === OUTBOX) throw new BusError('invalid_argument', `'${OUTBOX}' is the outbox's own: choose another name`)
     let consumer = consumers.get(name)
     consumer?.configure(settings)
     if (!consumer) {
@@ -324,14 +346,16 @@ export function createBus(options: BusOptions) {
 
   async function measureOutbox(): Promise<BusStatus['outbox']> {
     const row = await store.read((reader) =>
-      reader.get<{ count: number; oldest: number | null }>(
-        sql`select count(*) as count, min(at) as oldest from bus_outbox where position > ${relay.sentTo}`,
-      ),
+      reader.get<{ count: number; oldest: number | null; refused: number }>(sql`
+        select count(*) as count, min(at) as oldest,
+          (select count(*) from bus_dead_letter where subscription = ${OUTBOX} and status = 'open') as refused
+        from bus_outbox where position > ${relay.sentTo}`),
     )
     waitingInOutbox = Number(row!.count)
     return {
       waiting: waitingInOutbox,
       oldestAgeMs: row!.oldest === null ? 0 : Math.max(0, clock.now() - Number(row!.oldest)),
+      refused: Number(row!.refused),
     }
   }
 

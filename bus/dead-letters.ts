@@ -3,11 +3,13 @@ import { isUtf8 } from 'node:buffer'
 import { nextOfKeyIsDue } from './consumer.ts'
 import { BusError } from './errors.ts'
 import { type ComposeContext, type StoredMessage, toWire } from './outbox.ts'
+import { OUTBOX, putBack } from './refused.ts'
 import { sql } from './sql.ts'
 import type { Reader, Store, Tx } from './store.ts'
 
 export type DeadLetter = {
   readonly id: string
+  /** `(outbox)`: the broker refused it, and nobody has heard it yet. */
   readonly subscription: string
   readonly messageId: string
   readonly type: string
@@ -146,10 +148,14 @@ export class DeadLetters {
     return rows.map((row) => ({ ...row, at: Number(row.at) }))
   }
 
-  /** Runs the handlers and undoes everything; see `Rehearsal`. */
+  /** Runs the handlers and undoes everything; see `Rehearsal`. Throws `invalid_argument` for what the broker refused. */
   async rehearse(id: string): Promise<Rehearsal> {
     const { store, tryOut } = this.options
     const letter = await store.read((reader) => this.find(reader, id))
+    if (letter.subscription === OUTBOX) {
+      const what = 'the broker refuses this message, and no handler has seen it'
+      throw new BusError('invalid_argument', `${what}: do what its cause says and redrive it, or edit it`)
+    }
     let publications: { type: string; data: unknown }[] = []
     const undo = new Error('rehearsed')
     try {
@@ -169,7 +175,8 @@ export class DeadLetters {
   }
 
   /**
-   * Hands one, a group, or all open ones back to their handlers, attempts counted anew. `perSecondMax` spreads them.
+   * Hands one, a group, or all open ones back to their handlers, attempts counted anew; what the broker refused is
+   * published again. `perSecondMax` spreads them.
    * Answers how many. Redriving what is not open changes nothing.
    */
   async redrive(
@@ -251,6 +258,8 @@ export class DeadLetters {
 
   /** A parked one stands at the head of its key and only becomes due; one that was skipped joins anew. */
   private async handBack(tx: Tx, letter: Stored, dueAt: number): Promise<void> {
+    const { clock } = this.options.compose
+    if (letter.subscription === OUTBOX) return putBack(tx, letter, { dueAt, now: clock.now() })
     const revived = letter.parks
       ? await tx.run(sql`
           update bus_deferred set due_at = ${dueAt}, attempts = 0, claimed_until = 0, trace = ${letter.trace}

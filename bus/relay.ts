@@ -9,12 +9,17 @@
  *    and exactly those are deleted before more are read. Of one key they are in order all the same: who publishes after
  *    another's commit, or under the same row's lock, takes the higher position.
  * R3 While the broker is away nothing is lost and nobody waits: it is tried again with back-off.
+ * R5 A batch that is refused for good is divided until the messages at fault stand alone: they become dead letters of the
+ *    outbox (refused.ts), and the others go. Where the broker refuses what is asked of it and takes none of the batch,
+ *    the fault is its set-up and no message's: they wait as in R3, and are kept.
  */
 import type { Clock, Timer } from './clock.ts'
 import type { Codec } from './codec.ts'
 import type { Step } from './consumer.ts'
+import type { BusError } from './errors.ts'
 import type { Limits } from './limits.ts'
-import { type StoredMessage, toWire } from './outbox.ts'
+import { toWire } from './outbox.ts'
+import { isRefusal, type OutboxRow, setAside } from './refused.ts'
 import { list, sql } from './sql.ts'
 import type { Store } from './store.ts'
 import type { Tracing } from './tracing.ts'
@@ -25,6 +30,8 @@ const MARK_MS = 50
 const MARK_ROWS = 4_000
 const RETRY_FIRST_MS = 50
 const RETRY_MAX_MS = 5_000
+/** So many first ones of a batch are tried alone before its refusal is put down to the broker's set-up. */
+const REFUSED_FIRST_MAX = 8
 
 function traceparentOf(codec: Codec, body: string | Uint8Array): string | null {
   try {
@@ -34,7 +41,7 @@ function traceparentOf(codec: Codec, body: string | Uint8Array): string | null {
   }
 }
 
-type OutboxRow = StoredMessage & { position: number; at: number }
+type Refused = { readonly row: OutboxRow; readonly refusal: BusError }
 
 export type RelayOptions = {
   store: Store
@@ -45,8 +52,11 @@ export type RelayOptions = {
   tracing: Tracing | undefined
   onStep: (step: Step) => void
   onFailure: (error: unknown) => void
-  /** The broker has confirmed so many more. */
+  /** So many more have left the outbox. */
   onSent: (count: number) => void
+  newId: () => string
+  /** The broker will never take this one; it is a dead letter now. */
+  onRefused: (row: OutboxRow, refusal: BusError) => void
 }
 
 export class Relay {
@@ -120,7 +130,7 @@ export class Relay {
 
   /** True where more may be waiting. */
   private async sendBatch(): Promise<boolean> {
-    const { store, transport, limits, onStep } = this.options
+    const { store, limits, onStep } = this.options
     const rows = await store.read((reader) =>
       reader.all<OutboxRow>(sql`
         select position, id, type, message_key, headers, body, at from bus_outbox
@@ -128,17 +138,43 @@ export class Relay {
     )
     const last = rows.at(-1)
     if (!last) return false
-    await transport.publish(rows.map(toWire)) // R1: awaited before the next batch is read
-    if (this.options.tracing) this.trace(rows, this.options.tracing)
+    const sent = await this.send(rows) // R1: awaited before the next batch is read
+    if (this.options.tracing) this.trace(sent, this.options.tracing)
     onStep('relay')
     this.options.onSent(rows.length)
     if (store.dialect === 'sqlite') {
       this.sentTo = last.position
       this.markSoon()
     } else {
-      await this.markExactly(rows.map(({ position }) => position))
+      await this.markExactly(sent.map(({ position }) => position))
     }
     return rows.length === limits.relayBatchMax
+  }
+
+  /** Answers what the broker has confirmed: all, but for what it will never take (R5). */
+  private async send(rows: OutboxRow[]): Promise<OutboxRow[]> {
+    const sent: OutboxRow[] = []
+    const atFault: Refused[] = []
+    const setUp: Refused[] = [] // the broker's, unless it takes others
+    const parts = [rows]
+    while (parts.length > 0 && (sent.length > 0 || setUp.length < REFUSED_FIRST_MAX)) {
+      const part = parts.shift()!
+      try {
+        await this.options.transport.publish(part.map(toWire))
+        sent.push(...part)
+      } catch (error) {
+        if (!isRefusal(error)) throw error
+        const half = part.length >> 1
+        if (half > 0) parts.unshift(part.slice(0, half), part.slice(half))
+        else (error.code === 'transport_refused' ? setUp : atFault).push({ row: part[0]!, refusal: error })
+      }
+    }
+    const waits = sent.length === 0 ? setUp.shift() : undefined
+    for (const { row, refusal } of waits ? atFault : [...atFault, ...setUp]) {
+      if (await setAside(this.options.store, row, refusal, this.options)) this.options.onRefused(row, refusal)
+    }
+    if (waits) throw waits.refusal
+    return sent
   }
 
   /** Each message's way from its transaction to the broker, which has just confirmed it. */

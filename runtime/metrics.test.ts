@@ -17,7 +17,7 @@ const payment: BusStatus = {
       ...{ handledTotal: 80, failedTotal: 5 },
     },
   ],
-  outbox: { waiting: 4, oldestAgeMs: 0 },
+  outbox: { waiting: 4, oldestAgeMs: 0, refused: 2 },
   bridges: [{ name: 'order_events', endpoint: 'rabbitmq queue order_events', ready: false, reason: 'it is away' }],
 }
 
@@ -64,6 +64,7 @@ test('the backlog of each subscription is shown, and goes when its service does'
   assert(body.includes(`bus_deferred_messages${label} 3\n`))
   assert(body.includes(`bus_dead_letters${label} 1\n`))
   assert(body.includes('bus_outbox_messages{service="payment"} 4\n'))
+  assert(body.includes('bus_dead_letters{service="payment",subscription="(outbox)"} 2\n'))
   assert(body.includes('bus_timers{service="payment"} 9\n'))
   assert(body.includes('bus_bridge_ready{service="payment",bridge="order_events"} 0\n'))
   assert(body.includes('bus_ready{service="payment"} 1\n'))

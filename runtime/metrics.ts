@@ -1,4 +1,4 @@
-import type { BusStatus } from '@shopsphere/bus'
+import { type BusStatus, OUTBOX } from '@shopsphere/bus'
 import type { MiddlewareHandler } from 'hono'
 import { routePath } from 'hono/route'
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client'
@@ -120,6 +120,7 @@ function busMetrics(registry: Registry): (statuses: readonly BusStatus[], others
       timers.set({ service }, status.timers)
       outbox.set({ service }, box.waiting)
       outboxAge.set({ service }, box.oldestAgeMs / 1000)
+      if (box.refused > 0) deadLetters.set({ service, subscription: OUTBOX }, box.refused)
       for (const { name, ready } of status.bridges) bridge.set({ service, bridge: name }, ready ? 1 : 0)
       for (const subscription of subscriptions) {
         const label = { service, subscription: subscription.name }

@@ -1,7 +1,9 @@
 /** B4, B5, B6: what becomes of a message that cannot be handled. */
 import assert from 'node:assert/strict'
+import { jsonCodec } from '../codecs/json.ts'
 import { PermanentError } from '../errors.ts'
 import type { Message } from '../message.ts'
+import type { Transport } from '../transport.ts'
 import {
   answered,
   assertInOrder,
@@ -10,6 +12,7 @@ import {
   exactBackoff,
   LATE_MAX_MS,
   me,
+  refusing,
   type Saying,
   type SetUp,
   said,
@@ -625,6 +628,101 @@ export function failureCases(check: Check): void {
       await bus.publish(said, { ...word, about: 'k'.repeat(4_096) }, largest)
       await stage.quiet()
       assert.equal((await stage.heard(clerk)).length, 1)
+    },
+  )
+
+  check('B6 R5 what the broker will never take stops nothing behind it, and can be redriven', async (stage) => {
+    const broker = { takesLong: false }
+    const clerk = await stage.run('clerk', (bus, { hears }) => bus.subscribe(said, hears()))
+    const setUp: SetUp = () => {}
+    const through = (inner: Transport) =>
+      refusing(inner, ({ body }) => !broker.takesLong && Buffer.from(body as string).includes('long'))
+    let shop = await stage.run('shop', setUp, { through })
+    await shop.bus.transaction(({ publish }) => {
+      for (let number = 1; number <= 20; number++) {
+        for (const about of ['a', 'b', null])
+          publish(said, { about, number, ...(number % 9 === 0 && about !== 'b' ? { note: 'long' } : {}) })
+      }
+    })
+    await shop.bus.publish(said, { about: 'b', number: 21 })
+    await stage.quiet()
+    const all = Array.from({ length: 21 }, (_, index) => index + 1)
+    const short = all.filter((number) => number % 9 !== 0 && number < 21)
+    assert.deepEqual(await stage.numbers(clerk, 'a'), short)
+    assert.deepEqual(await stage.numbers(clerk, 'b'), all)
+    assert.equal((await stage.heard(clerk)).length, 2 * short.length + 21, 'nothing was lost or doubled')
+    assert.ok(shop.bus.ready())
+
+    const { outbox } = await shop.bus.status()
+    assert.deepEqual({ waiting: outbox.waiting, refused: outbox.refused }, { waiting: 0, refused: 4 })
+    await shop.stop() // they are durable
+    shop = await stage.run('shop', setUp, { through })
+    const letters = await shop.bus.deadLetters.list({ subscription: '(outbox)' })
+    assert.deepEqual(
+      letters.map(({ type, key, messageId, code, body }) => ({
+        type,
+        key: key === messageId ? null : key,
+        code,
+        data: jsonCodec.decode(body).data,
+      })),
+      [9, 18].flatMap((number) =>
+        ['a', null].map((key) => ({
+          type: said.type,
+          key,
+          code: 'message_too_large',
+          data: { about: key, number, note: 'long' },
+        })),
+      ),
+    )
+    assert.match(letters[0]!.cause, /too long for this broker/)
+    assert.equal((await shop.bus.deadLetters.groups())[0]!.count, 4)
+    await assert.rejects(shop.bus.deadLetters.rehearse(letters[0]!.id), { code: 'invalid_argument' })
+
+    // Redriven too early, it comes back; edited, it goes; discarded, it never does; mended, the rest goes.
+    await stage.advance(1_000) // the second process's ids begin after those of the first
+    await shop.bus.deadLetters.redrive(letters[0]!.id, me)
+    await stage.quiet()
+    assert.equal((await shop.bus.deadLetters.list()).length, 4)
+    await shop.bus.deadLetters.edit(letters[1]!.id, { about: null, number: 9, note: 'brief' }, me)
+    await shop.bus.deadLetters.discard(letters[2]!.id, me)
+    await stage.quiet()
+    assert.deepEqual((await stage.heard(clerk)).at(-1)!.note, 'brief')
+    broker.takesLong = true
+    await shop.bus.deadLetters.redrive('all', { ...me, perSecondMax: 1 })
+    await stage.advance(3_000)
+    const late = (await stage.heard(clerk)).slice(-2)
+    assert.deepEqual(
+      late.map(({ about, number }) => [about, number]),
+      [
+        [null, 18],
+        ['a', 9],
+      ],
+    )
+    assert.ok(late[1]!.at >= late[0]!.at + 1_000, 'they are spread')
+    assert.equal(late[0]!.message_id, letters[3]!.messageId)
+    assert.equal((await shop.bus.status()).outbox.refused, 0)
+  })
+
+  check(
+    'B11 R5 a broker that refuses everything for its set-up is waited for; one message, set aside',
+    async (stage) => {
+      const broker: { refuses: 'all' | 'loud' } = { refuses: 'all' }
+      const clerk = await stage.run('clerk', (bus, { hears }) => bus.subscribe([said, shouted], hears()))
+      const through = (inner: Transport) =>
+        refusing(inner, ({ type }) => broker.refuses === 'all' || type === shouted.type, 'transport_refused')
+      const shop = await stage.run('shop', () => {}, { through })
+      for (let number = 1; number <= 30; number++) await shop.bus.publish(said, { about: 'a', number })
+      await shop.bus.publish(shouted, { about: 'b', number: 1 })
+      await stage.until(() => !shop.bus.ready())
+      await stage.clock.advance(60_000)
+      const { outbox } = await shop.bus.status()
+      assert.deepEqual({ waiting: outbox.waiting, refused: outbox.refused }, { waiting: 31, refused: 0 })
+      broker.refuses = 'loud'
+      await stage.until(async () => (await stage.heard(clerk)).length === 30)
+      await stage.quiet()
+      assert.ok(shop.bus.ready())
+      const [letter, ...others] = await shop.bus.deadLetters.list()
+      assert.deepEqual([letter!.subscription, letter!.type, others.length], ['(outbox)', 'shop.shouted', 0])
     },
   )
 }

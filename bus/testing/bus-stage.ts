@@ -4,7 +4,7 @@ import { type Bus, type BusOptions, createBus } from '../bus.ts'
 import { type Clock, type Random, seededRandom } from '../clock.ts'
 import { jsonCodec } from '../codecs/json.ts'
 import type { HandlerContext } from '../consumer.ts'
-import { PermanentError, UnavailableError } from '../errors.ts'
+import { BusError, PermanentError, UnavailableError } from '../errors.ts'
 import { type EventType, event, type Schema } from '../event.ts'
 import { idMaker, type Message, type WireMessage } from '../message.ts'
 import { sql } from '../sql.ts'
@@ -413,6 +413,21 @@ export function interrupted(inner: Transport, broker: { away: boolean; refused: 
         throw new UnavailableError('transport_unavailable', 'the broker is away')
       }
       await inner.publish(messages)
+    },
+  })
+}
+
+/** A broker that refuses some messages for good, and with them the whole batch, of which it took what stands before. */
+export function refusing(
+  inner: Transport,
+  refuses: (message: WireMessage) => boolean,
+  code: 'message_too_large' | 'transport_refused' = 'message_too_large',
+): Transport {
+  return altered(inner, {
+    async publish(messages) {
+      const culprit = messages.findIndex(refuses)
+      if (culprit !== 0) await inner.publish(culprit < 0 ? messages : messages.slice(0, culprit))
+      if (culprit >= 0) throw new BusError(code, 'a message is too long for this broker')
     },
   })
 }

@@ -665,7 +665,7 @@ export function timeCases(check: Check): void {
     const [subscription] = status.subscriptions
     assert.equal(status.service, 'clerk')
     assert.equal(status.ready, true)
-    assert.deepEqual(status.outbox, { waiting: 0, oldestAgeMs: 0 })
+    assert.deepEqual(status.outbox, { waiting: 0, oldestAgeMs: 0, refused: 0 })
     assert.equal(subscription!.name, 'clerk')
     assert.equal(subscription!.waiting, 0)
     assert.equal(subscription!.deadLetters, 1)

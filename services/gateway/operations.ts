@@ -46,7 +46,11 @@ const serviceStatus = z
     service: z.string(),
     ready: z.boolean(),
     subscriptions: z.array(subscriptionStatus),
-    outbox: z.object({ waiting: count, oldestAgeMs: z.number() }),
+    outbox: z.object({
+      waiting: count,
+      oldestAgeMs: z.number(),
+      refused: count.openapi({ description: 'Open dead letters that the broker itself refuses to take' }),
+    }),
     timers: count,
     bridges: z.array(
       z.object({ name: z.string(), endpoint: z.string(), ready: z.boolean(), reason: z.string().nullable() }),
@@ -252,13 +256,13 @@ const rehearseRoute = createRoute({
   security,
   middleware,
   request: one,
-  responses: { 200: json('What would happen', rehearsal), ...problemAnswers(401, 403, 404, 502, 504) },
+  responses: { 200: json('What would happen', rehearsal), ...problemAnswers(400, 401, 403, 404, 502, 504) },
 })
 
 const redriveOneRoute = createRoute({
   method: 'post',
   path: `${path}/{service}/{id}/redrive`,
-  summary: 'Hand it back to its handlers',
+  summary: 'Hand it back to its handlers, or to the broker where that refused it',
   tags,
   security,
   middleware,
