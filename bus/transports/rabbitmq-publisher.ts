@@ -8,7 +8,12 @@
  *    refused, when the connection is lost, when no confirmation comes for `confirmMaxMs`. It always does one of them.
  * P3 Unroutable is confirmed too, after the message was returned: what came back is given to `unroutable` before the
  *    batch resolves, and its failure is the batch's.
- * P4 A channel that the broker closes takes the connection with it: the next one begins with all that it needs.
+ * P4 A channel that the broker closes takes the connection with it: the next one begins with all that it needs. So does a
+ *    refusal: a channel whose first message met a queue without a leader was seen to be refused ever after (3.10).
+ * P5 Of one key a single message is on its way: the next follows once it is confirmed, and none once it was refused, lost or
+ *    returned to somebody who wants it. A queue that is full, or whose leader dies, may refuse a message and take the next
+ *    one; published again, the first would come after it.
+ * P6 A message that is larger than the server takes is refused for good, and only its batch with it.
  */
 import type { ConfirmChannel } from 'amqplib'
 import { BusError, UnavailableError } from '../errors.ts'
@@ -29,29 +34,42 @@ export type PublisherOptions = {
 
 type Job = {
   /** By shard (P1). */
-  readonly messages: readonly Sharded[]
-  /** How many were sent. */
-  sent: number
-  confirmed: number
+  readonly items: readonly Item[]
+  /** Of `items`, the next to be looked at. */
+  next: number
+  /** Sent and neither confirmed nor given up. */
+  underway: number
+  /** Confirmed, and home. */
+  done: number
+  /** Confirmed, and returned: they keep their keys until it is known whether somebody wants them (P3). */
+  returned: Item[]
   settled: boolean
-  /** One function for all its messages, which amqplib calls for each. */
-  readonly confirm: (error: Error | null) => void
   readonly settle: (error?: Error) => void
 }
 
-type Sharded = { readonly message: WireMessage; readonly shard: number }
+type Item = { readonly job: Job; readonly message: WireMessage; readonly shard: number }
+
+/** What lasts as long as a connection. */
+type Session = {
+  readonly link: Link
+  readonly channels: readonly ConfirmChannel[]
+  unconfirmed: number
+  readonly returned: Set<string>
+  /** P5: keys of which a message is on its way, with those that wait for it; null: none does. */
+  readonly keys: Map<string, Item[] | null>
+  /** They waited for their key, which is free now. */
+  readonly freed: Item[]
+}
 
 /** Enough to keep the broker's cores busy with one publisher. */
 const CHANNELS = 2
 
 export class Publisher {
   private readonly options: PublisherOptions
-  /** Empty: there is no connection. */
-  private channels: ConfirmChannel[] = []
-  private link: Link | undefined
-  private readonly jobs: Job[] = []
-  private readonly returned = new Set<string>()
-  private unconfirmed = 0
+  private session: Session | undefined
+  /** Not settled; those with messages that were not looked at yet stand in `waiting` too, in the order of their calls. */
+  private readonly jobs = new Set<Job>()
+  private readonly waiting: Job[] = []
   private stalled: NodeJS.Timeout | undefined
   private confirmedAt = 0
 
@@ -62,106 +80,171 @@ export class Publisher {
   async attach(link: Link): Promise<void> {
     const channels: ConfirmChannel[] = []
     while (channels.length < CHANNELS) channels.push(await link.confirmChannel())
+    const session: Session = { link, channels, unconfirmed: 0, returned: new Set(), keys: new Map(), freed: [] }
     for (const channel of channels) {
       channel.on('return', ({ properties }) => {
-        this.returned.add(properties.messageId)
+        session.returned.add(properties.messageId)
       })
-      channel.once('close', () => {
-        if (this.channels !== channels) return
-        this.lost(link)
-        link.tearDown(new Error('the broker closed a channel that publishes')) // P4
-      })
+      channel.on('error', (error) => this.refuseTooLarge(error))
+      channel.once('close', () => this.giveUp(session, new Error('the broker closed a channel that publishes')))
     }
-    this.link = link
-    this.channels = channels
-    this.unconfirmed = 0
+    this.session = session
   }
 
   publish(messages: readonly WireMessage[]): Promise<void> {
     if (messages.length === 0) return Promise.resolve()
-    if (this.channels.length === 0 || !this.link) return Promise.reject(notConnected())
-    if (!this.link.state().ready) return Promise.reject(this.link.away())
+    if (!this.session) return Promise.reject(notConnected())
+    const { link } = this.session
+    if (!link.state().ready) return Promise.reject(link.away())
     return new Promise((resolve, reject) => {
+      const items: Item[] = []
       const job: Job = {
-        messages: byShard(messages, this.options.shards()),
-        sent: 0,
-        confirmed: 0,
+        items,
+        next: 0,
+        underway: 0,
+        done: 0,
+        returned: [],
         settled: false,
-        confirm: (error) => this.confirmed(job, error),
         settle: (error) => {
           if (job.settled) return
           job.settled = true
+          this.jobs.delete(job)
           if (error) reject(error)
           else resolve()
         },
       }
-      this.jobs.push(job)
+      const shards = this.options.shards()
+      for (const message of messages) items.push({ job, message, shard: shardOf(message.key ?? message.id, shards) })
+      items.sort((one, other) => one.shard - other.shard) // stable: the order within a shard stays
+      this.jobs.add(job)
+      this.waiting.push(job)
       this.pump()
     })
   }
 
   /** P1 */
   private pump(): void {
-    const { channels, options } = this
-    const { exchange, windowMax } = options
-    if (channels.length === 0) return
-    const at = options.now()
-    while (this.unconfirmed < windowMax && this.jobs.length > 0) {
-      const job = this.jobs[0]!
-      const { message, shard } = job.messages[job.sent]!
-      const channel = channels[shard % CHANNELS]!
-      try {
-        channel.publish(exchange, message.type, contentOf(message), propertiesOf(message, shard, at), job.confirm)
-      } catch (error) {
-        this.jobs.shift()
-        job.settle(unsendable(message, error))
-        continue
+    const { session } = this
+    if (!session) return
+    while (session.unconfirmed < this.options.windowMax) {
+      const item = session.freed.shift() ?? this.nextItem(session)
+      if (!item) break
+      this.send(session, item)
+    }
+    if (session.unconfirmed > 0) this.watch()
+  }
+
+  /** The next whose key is free; those that are passed over wait for theirs (P5). */
+  private nextItem({ keys }: Session): Item | undefined {
+    for (let job = this.waiting[0]; job; job = this.waiting[0]) {
+      while (!job.settled && job.next < job.items.length) {
+        const item = job.items[job.next++]!
+        const { key } = item.message
+        if (key === null) return item
+        const behind = keys.get(key)
+        if (behind === undefined) {
+          keys.set(key, null)
+          return item
+        }
+        if (behind === null) keys.set(key, [item])
+        else behind.push(item)
       }
-      this.unconfirmed++
-      job.sent++
-      if (job.sent === job.messages.length) this.jobs.shift()
+      this.waiting.shift()
     }
-    if (this.unconfirmed > 0) this.watch()
+    return undefined
   }
 
-  private confirmed(job: Job, error: Error | null): void {
-    this.unconfirmed--
-    this.confirmedAt = performance.now()
-    job.confirmed++
-    if (error) {
-      const refused = `RabbitMQ did not confirm a message (${error.message}): a queue is full or has no leader`
-      job.settle(new UnavailableError('transport_unavailable', refused, { cause: error }))
+  private send(session: Session, item: Item): void {
+    const { message, shard, job } = item
+    const { exchange, now } = this.options
+    const channel = session.channels[shard % CHANNELS]!
+    if (job.settled) {
+      this.free(session, item)
+      return
     }
-    if (job.confirmed === job.messages.length && !job.settled) this.finish(job)
-    if (this.unconfirmed <= this.options.windowMax >> 1) this.pump()
-  }
-
-  private finish(job: Job): void {
-    const came = this.returned.size > 0 ? job.messages.filter(({ message }) => this.returned.delete(message.id)) : []
-    if (came.length === 0) job.settle()
-    else
-      this.settleReturned(
-        job,
-        came.map(({ message }) => message),
+    try {
+      channel.publish(exchange, message.type, contentOf(message), propertiesOf(message, shard, now()), (error) =>
+        this.answered(session, item, error),
       )
+    } catch (error) {
+      job.settle(unsendable(message, error))
+      this.free(session, item)
+      return
+    }
+    session.unconfirmed++
+    job.underway++
+  }
+
+  private answered(session: Session, item: Item, error: Error | null): void {
+    const { job } = item
+    session.unconfirmed--
+    job.underway--
+    if (session !== this.session) return
+    if (error) {
+      if (error.message !== NACKED) return // the channel was closed: `giveUp` follows
+      const refused = 'RabbitMQ refused a message: a queue is full or has no leader'
+      job.settle(new UnavailableError('transport_unavailable', refused, { cause: error }))
+      this.giveUp(session, new Error(refused))
+      return
+    }
+    this.confirmedAt = performance.now()
+    if (session.returned.delete(item.message.id)) job.returned.push(item)
+    else this.home(session, item)
+    if (job.underway === 0 && job.returned.length > 0) this.askUnroutable(session, job)
+    if (session.unconfirmed <= this.options.windowMax >> 1) this.pump()
+  }
+
+  /** It is where it belongs. */
+  private home(session: Session, item: Item): void {
+    const { job } = item
+    job.done++
+    if (job.done === job.items.length) job.settle()
+    this.free(session, item)
+  }
+
+  /** P5 */
+  private free({ keys, freed }: Session, { message: { key } }: Item): void {
+    if (key === null) return
+    const next = keys.get(key)?.shift()
+    if (next) freed.push(next)
+    else keys.delete(key)
   }
 
   /** P3 */
-  private settleReturned(job: Job, returned: readonly WireMessage[]): void {
-    this.options.unroutable(returned).then(
-      () => job.settle(),
-      (error) => job.settle(translate(error)),
-    )
+  private askUnroutable(session: Session, job: Job): void {
+    const returned = job.returned.splice(0)
+    this.options
+      .unroutable(returned.map(({ message }) => message))
+      .then(
+        () => {
+          for (const item of returned) this.home(session, item)
+        },
+        (error) => {
+          job.settle(translate(error))
+          for (const item of returned) this.free(session, item)
+        },
+      )
+      .then(() => this.pump())
   }
 
-  /** P2: the connection went; what was sent is not known to be safe, and the rest never left. */
-  private lost(link: Link): void {
-    this.channels = []
-    this.unconfirmed = 0
-    this.returned.clear()
+  /** P6: the server says how much it takes, and closes the channel without saying which message it was. */
+  private refuseTooLarge(error: Error): void {
+    const bytesMax = Number(/larger than configured max size (\d+)/.exec(error.message)?.[1] ?? Number.NaN)
+    for (const job of Number.isNaN(bytesMax) ? [] : [...this.jobs]) {
+      const culprit = job.items.find(({ message }) => contentOf(message).length > bytesMax)
+      if (culprit) job.settle(tooLarge(culprit.message, bytesMax))
+    }
+  }
+
+  /** P2, P4: what was sent is not known to be safe, and the rest never left. */
+  private giveUp(session: Session, why: Error): void {
+    if (this.session !== session) return
+    this.session = undefined
     clearTimeout(this.stalled)
     this.stalled = undefined
-    for (const job of this.jobs.splice(0)) job.settle(link.away())
+    this.waiting.length = 0
+    for (const job of [...this.jobs]) job.settle(session.link.away())
+    session.link.tearDown(why)
   }
 
   /** P2: a half-open connection confirms nothing and says nothing. */
@@ -171,20 +254,17 @@ export class Publisher {
     this.confirmedAt = Math.max(this.confirmedAt, performance.now())
     const look = () => {
       this.stalled = undefined
-      if (this.unconfirmed === 0) return
+      if (!this.session || this.session.unconfirmed === 0) return
       const leftMs = this.confirmedAt + confirmMaxMs - performance.now()
       if (leftMs > 0) this.stalled = setTimeout(look, leftMs)
-      else this.link?.tearDown(new Error(`nothing was confirmed for ${confirmMaxMs} ms`))
+      else this.session.link.tearDown(new Error(`nothing was confirmed for ${confirmMaxMs} ms`))
     }
     this.stalled = setTimeout(look, confirmMaxMs)
   }
 }
 
-/** P1 */
-function byShard(messages: readonly WireMessage[], shards: number): Sharded[] {
-  const sharded = messages.map((message) => ({ message, shard: shardOf(message.key ?? message.id, shards) }))
-  return sharded.sort((one, other) => one.shard - other.shard) // stable: the order within a shard stays
-}
+/** How amqplib says basic.nack. */
+const NACKED = 'message nacked'
 
 function notConnected(): BusError {
   return new UnavailableError('transport_unavailable', 'no connection to RabbitMQ: it is tried again until it is there')
@@ -196,4 +276,12 @@ function unsendable({ type, id }: WireMessage, error: unknown): BusError {
   return new BusError('invalid_argument', `message ${id} (${type}) does not fit into AMQP: ${message}`, {
     cause: error,
   })
+}
+
+function tooLarge(message: WireMessage, bytesMax: number): BusError {
+  const size = contentOf(message).length
+  return new BusError(
+    'message_too_large',
+    `message ${message.id} (${message.type}) has ${size} bytes and this RabbitMQ takes ${bytesMax}: raise its max_message_size, or lower messageBytesMax so that it is refused where it is published`,
+  )
 }

@@ -136,6 +136,67 @@ check('F1 B11 half open: publishing settles in its time, the consumer is revoked
   await inbox.untilIds((seen) => seen.has(again.id))
 })
 
+check(
+  'P5 B3 the next message of a key is sent once the one before is confirmed, those of other keys at once',
+  async (world) => {
+    const transport = await opened(world, { shards: 1 })
+    const channel = await stranger(world)
+    const { queue } = await channel.assertQueue('', { exclusive: true })
+    await channel.bindQueue(queue, `${rabbitmqPrefix(world, url)}platform-events`, '#')
+    const arrived: string[] = []
+    await channel.consume(queue, (seen) => seen && arrived.push(seen.content.toString()), { noAck: true })
+    await transport.publish([message(0, 'k'), message(1, 'k'), message(2, 'k'), message(3, 'other'), message(4, 'k')])
+    await eventually(() => arrived.length === 5, FACT)
+    assert.deepEqual(arrived, ['0', '3', '1', '2', '4'])
+  },
+)
+
+check(
+  'P5 F2 B3 where a full queue refuses a message nothing later of its key was sent; published again, the order stands',
+  async (world) => {
+    const transport = await opened(world)
+    await transport.declare(everything('all'))
+    const inbox = await consume(transport, 'all')
+    const channel = await stranger(world)
+    const { queue } = await channel.assertQueue('', {
+      exclusive: true,
+      arguments: { 'x-max-length': 2, 'x-overflow': 'reject-publish' },
+    })
+    await channel.bindQueue(queue, `${rabbitmqPrefix(world, url)}platform-events`, '#')
+    const messages = series(6)
+    await assert.rejects(transport.publish(messages), { name: 'UnavailableError', message: /a queue is full/ })
+    await inbox.until(3) // two and the refused one, which found room here
+    await channel.deleteQueue(queue)
+    const published = () =>
+      transport.publish(messages).then(
+        () => true,
+        () => false, // the connection is being made again
+      )
+    await eventually(published, FACT)
+    await inbox.until(9)
+    const [first, again] = [inbox.ids().slice(0, 3), inbox.ids().slice(3)]
+    assert.deepEqual([first, again], [ids(messages).slice(0, 3), ids(messages)])
+  },
+)
+
+check('P6 B6 a message larger than the server takes is refused by name, and only its batch with it', async (world) => {
+  const server = await startRabbitmq({ settings: { max_message_size: '10000' } })
+  world.defer(() => server[Symbol.asyncDispose]())
+  const transport = rabbitmqTransport(server.url)
+  world.defer(() => transport.close())
+  await transport.open()
+  await transport.declare(everything('all'))
+  const large = { ...message(1, 'large'), body: 'x'.repeat(10_001) }
+  await assert.rejects(transport.publish([message(0), large, message(2)]), {
+    code: 'message_too_large',
+    message: new RegExp(`${large.id} .* has 10001 bytes .* takes 10000: raise its max_message_size`),
+  })
+  const small = message(3)
+  await eventually(() => transport.publish([small]).then(() => true), FACT)
+  const inbox = await consume(transport, 'all')
+  await inbox.untilIds((seen) => seen.has(small.id))
+})
+
 check('B11 a queue that is deleted cancels its consumer: it is made again, under a greater epoch', async (world) => {
   const transport = await opened(world)
   await transport.declare(everything('all'))
