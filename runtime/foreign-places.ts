@@ -91,5 +91,5 @@ async function endpointAt({ scheme, url, place, durable, declare }: ForeignPlace
     return redisChannel(url, { channel: place })
   }
   const { kafkaTopic } = await import('@shopsphere/bus/kafka-topic')
-  return kafkaTopic(url.slice('kafka://'.length).split(','), { topic: place })
+  return kafkaTopic(url, { topic: place })
 }

@@ -11,13 +11,12 @@ import { inWorld } from '../testing/world.ts'
 import { kafkaTopic } from './kafka-topic.ts'
 
 const { url, skip } = await needs('kafka')
-const brokersOf = (at: string) => at.slice('kafka://'.length).split(',')
 
 bridgeSuite('kafka topic', {
   url,
   skip,
   startServer: () => startKafka(),
-  endpoint: (at, topic) => kafkaTopic(brokersOf(at), { topic, group: topic }),
+  endpoint: (at, topic) => kafkaTopic(at, { topic, group: topic }),
   stranger: strangers.kafka.open,
   keeps: true,
 })
@@ -34,7 +33,7 @@ test(
 
       const take = async (windowMax: number) => {
         const inHand: Arrival[] = []
-        const endpoint = kafkaTopic(brokersOf(url), { topic, group: topic })
+        const endpoint = kafkaTopic(url, { topic, group: topic })
         await endpoint.open({ log: silentLog })
         await endpoint.receive({
           name: 'x',
@@ -64,3 +63,12 @@ test(
       )
     }),
 )
+
+test('credentials and encryption stand in the address; what it does not know is refused', () => {
+  for (const address of ['kafka://ada:secret@h?sasl=none', 'kafka://h?ssl=true', 'kafka+ssl://h', 'kafka://ada:%@h'])
+    assert.throws(
+      () => kafkaTopic(address, { topic: 'x' }),
+      (error: Error & { code: string }) => error.code === 'invalid_argument' && !error.message.includes('secret'),
+      address,
+    )
+})

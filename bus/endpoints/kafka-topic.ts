@@ -6,6 +6,7 @@ import { inspect } from 'node:util'
 import { Consumer, type Message, ProduceAcks, Producer } from '@platformatic/kafka'
 import type { Arrival, Endpoint, Note, ReceiveOptions } from '../endpoint.ts'
 import { BusError } from '../errors.ts'
+import { kafkaServers } from '../transports/kafka-address.ts'
 import { type KafkaWindow, kafkaWindow } from './kafka-window.ts'
 import { keepConnection, notSent, within } from './kept-connection.ts'
 
@@ -40,13 +41,15 @@ const membership = {
   heartbeatInterval: HEARTBEAT_MS,
 }
 
-/** @param brokers `['host:9092', …]` */
-export function kafkaTopic(brokers: readonly string[], options: KafkaTopicOptions): Endpoint {
+/** @param address `kafka://user:password@host:9092,host:9092?sasl=scram-sha-256&tls=true`, as of the transport. Throws `invalid_argument`. */
+export function kafkaTopic(address: string, options: KafkaTopicOptions): Endpoint {
   const { topic, from = 'beginning' } = options
   const name = `kafka topic ${topic}`
   const windows = new WeakMap<Arrival, { window: KafkaWindow; record: KafkaRecord }>()
+  const { brokers, connection } = kafkaServers(address)
   const client = {
     bootstrapBrokers: [...brokers],
+    ...connection,
     clientId: 'shopsphere-bridge',
     timeout: REQUEST_TIMEOUT_MS,
     connectTimeout: REQUEST_TIMEOUT_MS,
@@ -172,7 +175,11 @@ function refusal(name: string, error: unknown): BusError | undefined {
   const text = inspect(error, { depth: 4 })
   if (!/AuthenticationError|SASL|AUTHORIZATION_FAILED|INVALID_TOPIC/i.test(text)) return undefined
   const { message } = error as Error
-  return new BusError('transport_refused', `${name} is refused (${message}): check the topic's name and the rights`, {
-    cause: error,
-  })
+  return new BusError(
+    'transport_refused',
+    `${name} is refused (${message}): check the credentials, the topic's name and the rights`,
+    {
+      cause: error,
+    },
+  )
 }

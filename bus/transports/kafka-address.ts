@@ -46,24 +46,23 @@ const defaults = {
   requestTimeoutMs: 5_000,
 } satisfies Required<KafkaOptions>
 
+export type KafkaServers = Pick<KafkaSettings, 'brokers' | 'connection' | 'shown'>
+
+const SERVER_WORDS = ['sasl', 'tls']
+const TOPIC_WORDS = ['prefix', 'partitions', 'replicas', 'insyncReplicasMin']
+
+/** Reads `kafka://user:password@host:port,host:port?sasl=scram-sha-256&tls=true`. Throws as `kafkaSettings` does. */
+export function kafkaServers(address: string): KafkaServers {
+  const { brokers, connection, shown } = readAddress(address, SERVER_WORDS)
+  return { brokers, connection, shown }
+}
+
 /**
- * Reads `kafka://user:password@host:port,host:port?sasl=scram-sha-256&tls=true&prefix=…&partitions=8&replicas=3`.
- * What stands in `options` wins. Throws `invalid_argument`, and never shows the password.
+ * Reads what `kafkaServers` does, and `prefix=…&partitions=8&replicas=3` beside it. What stands in `options` wins. Throws
+ * `invalid_argument`, and never shows the password.
  */
 export function kafkaSettings(address: string, options: KafkaOptions): KafkaSettings {
-  const shown = address.replace(/\/\/[^@/]*@/, '//…@')
-  const refuse = (why: string) => new BusError('invalid_argument', `broker address ${shown}: ${why}`)
-  const parts = /^kafka:\/\/(?:([^:@/?]*):([^@/?]*)@)?([^@/?]+)\/?(?:\?(.*))?$/.exec(address)
-  if (!parts) throw refuse('write kafka://host:port, several separated by commas, kafka://user:password@host:port')
-  const [, user, password, hosts, query] = parts
-  const brokers = hosts!.split(',').map((text) => {
-    const found = /^(\[[^\]]+\]|[^:]+)(?::(\d{1,5}))?$/.exec(text.trim())
-    if (!found || Number(found[2] ?? 0) > 65_535) throw refuse(`'${text}' is no host:port`)
-    return { host: found[1]!.replace(/^\[|\]$/g, ''), port: Number(found[2] ?? PORT_DEFAULT) }
-  })
-  const asked = new URLSearchParams(query)
-  const known = ['sasl', 'tls', 'prefix', 'partitions', 'replicas', 'insyncReplicasMin']
-  for (const name of asked.keys()) if (!known.includes(name)) throw refuse(`'${name}' is none of ${known.join(', ')}`)
+  const { brokers, connection, shown, asked, refuse } = readAddress(address, [...SERVER_WORDS, ...TOPIC_WORDS])
   const number = (name: 'partitions' | 'replicas' | 'insyncReplicasMin') => {
     const text = asked.get(name)
     if (text === null) return {}
@@ -84,14 +83,40 @@ export function kafkaSettings(address: string, options: KafkaOptions): KafkaSett
     throw refuse(`partitions must be a whole number from 1 to 1000, not ${settings.partitions}`)
   if (!/^[A-Za-z0-9._-]*$/.test(settings.prefix) || settings.prefix.length > PREFIX_LENGTH_MAX)
     throw refuse(`prefix may have letters, digits, '.', '_' and '-', ${PREFIX_LENGTH_MAX} at most`)
+  return { ...settings, brokers, connection, shown }
+}
+
+function readAddress(address: string, known: readonly string[]) {
+  const shown = address.replace(/\/\/[^@/]*@/, '//…@')
+  const refuse = (why: string) => new BusError('invalid_argument', `broker address ${shown}: ${why}`)
+  const parts = /^kafka:\/\/(?:([^:@/?]*):([^@/?]*)@)?([^@/?]+)\/?(?:\?(.*))?$/.exec(address)
+  if (!parts)
+    throw refuse(
+      'write kafka://host:port, several separated by commas, kafka://user:password@host:port; ?tls=true for encryption',
+    )
+  const [, user, password, hosts, query] = parts
+  const brokers = hosts!.split(',').map((text) => {
+    const found = /^(\[[^\]]+\]|[^:]+)(?::(\d{1,5}))?$/.exec(text.trim())
+    if (!found || Number(found[2] ?? 0) > 65_535) throw refuse(`'${text}' is no host:port`)
+    return { host: found[1]!.replace(/^\[|\]$/g, ''), port: Number(found[2] ?? PORT_DEFAULT) }
+  })
+  const asked = new URLSearchParams(query)
+  for (const name of asked.keys()) if (!known.includes(name)) throw refuse(`'${name}' is none of ${known.join(', ')}`)
   const connection: { sasl?: KafkaSettings['connection']['sasl']; tls?: object } = {}
   if (user !== undefined) {
     const mechanism = MECHANISMS[(asked.get('sasl') ?? 'plain') as keyof typeof MECHANISMS]
     if (!mechanism) throw refuse(`sasl must be one of ${Object.keys(MECHANISMS).join(', ')}`)
-    connection.sasl = { mechanism, username: decodeURIComponent(user), password: decodeURIComponent(password!) }
+    const decoded = (text: string) => {
+      try {
+        return decodeURIComponent(text)
+      } catch {
+        throw refuse('a % in user or password is written %25')
+      }
+    }
+    connection.sasl = { mechanism, username: decoded(user), password: decoded(password!) }
   } else if (asked.has('sasl')) throw refuse('sasl needs credentials: kafka://user:password@…')
   const tls = asked.get('tls') ?? 'false'
   if (tls !== 'true' && tls !== 'false') throw refuse('tls must be true or false')
   if (tls === 'true') connection.tls = {}
-  return { ...settings, brokers, connection: connection as KafkaSettings['connection'], shown }
+  return { brokers, connection: connection as KafkaSettings['connection'], shown, asked, refuse }
 }

@@ -5,8 +5,10 @@ import { after } from 'node:test'
 import { Admin, Producer, stringSerializers } from '@platformatic/kafka'
 import { createBus } from '../bus.ts'
 import { systemClock } from '../clock.ts'
+import { kafkaTopic } from '../endpoints/kafka-topic.ts'
 import { UnavailableError } from '../errors.ts'
 import { event, type Schema } from '../event.ts'
+import { silentLog } from '../log.ts'
 import { idMaker, type WireMessage } from '../message.ts'
 import { sql } from '../sql.ts'
 import { sqliteStore } from '../stores/sqlite.ts'
@@ -556,6 +558,26 @@ check('wrong credentials are refused, right ones are not, and none are told of',
   world.defer(() => right.close())
   await right.open()
   assert.deepEqual(await right.subscriptions(), [])
+})
+
+check('a topic of other programs behind credentials: the right ones are let in, wrong ones refused', async (world) => {
+  const at = (user: string) => kafkaTopic(`kafka://${user}@127.0.0.1:${guarded}`, { topic: world.name })
+  const wrong = at('ada:wrong')
+  world.defer(() => wrong.close())
+  await assert.rejects(wrong.open({ log: silentLog }), { code: 'transport_refused', message: /credentials/ })
+  const right = at('ada:secret')
+  world.defer(() => right.close())
+  await right.open({ log: silentLog })
+  const texts: string[] = []
+  await right.receive({
+    name: world.name,
+    windowMax: 10,
+    receive: (arrivals) => void texts.push(...arrivals.map(({ body }) => Buffer.from(body).toString())),
+    lost: () => {},
+  })
+  await right.send({ body: Buffer.from('let in'), headers: {}, id: null, key: null })
+  await eventually(() => texts.length === 1, { timeoutMs: RECOVERED_MS, message: 'it should arrive' })
+  assert.deepEqual(texts, ['let in'])
 })
 
 check('credentials that nobody asked for, or an address that cannot be read, are refused', async () => {
