@@ -33,7 +33,18 @@ import type { Span, Tracing } from './tracing.ts'
 import type { Backlog, Binding, Delivery, Lease, Transport, Consumer as TransportConsumer } from './transport.ts'
 
 /** The points at which a process may die; `onStep` lets a test kill it there. */
-export const steps = ['receive', 'begin', 'effect', 'inbox', 'outbox', 'commit', 'ack', 'relay', 'mark'] as const
+export const steps = [
+  'receive',
+  'begin',
+  'effect',
+  'inbox',
+  'outbox',
+  'commit',
+  'ack',
+  'relay',
+  'confirm',
+  'mark',
+] as const
 export type Step = (typeof steps)[number]
 
 export type HandlerContext<Data = unknown> = {

@@ -138,9 +138,10 @@ export class Relay {
     )
     const last = rows.at(-1)
     if (!last) return false
-    const sent = await this.send(rows) // R1: awaited before the next batch is read
-    if (this.options.tracing) this.trace(sent, this.options.tracing)
     onStep('relay')
+    const sent = await this.send(rows) // R1: awaited before the next batch is read
+    onStep('confirm')
+    if (this.options.tracing) this.trace(sent, this.options.tracing)
     this.options.onSent(rows.length)
     if (store.dialect === 'sqlite') {
       this.sentTo = last.position
