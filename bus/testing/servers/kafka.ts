@@ -29,51 +29,91 @@ export async function kafkaAnswers(port: number, host?: string): Promise<boolean
   return answer !== null && answer.length >= 10 && answer.readInt32BE(4) === 7 && answer.readInt16BE(8) === 0
 }
 
+export type KafkaCluster = AsyncDisposable & {
+  readonly nodes: readonly Server[]
+  /** All of them: whoever has it finds one that lives. */
+  readonly url: string
+}
+
 /** Starts a private Kafka of one node (KRaft), without a password. Throws ServerMissing. */
 export async function startKafka(options: KafkaOptions = {}): Promise<Server> {
+  const [node] = (await startKafkaCluster(1, options)).nodes
+  return node!
+}
+
+/**
+ * Starts nodes that are joined; each is broker and controller, a server of its own, and can be killed alone. Of three, each
+ * has all messages, and two must have one before it counts as taken. Throws ServerMissing.
+ */
+export async function startKafkaCluster(size = 3, options: KafkaOptions = {}): Promise<KafkaCluster> {
   const java = findProgram('java', 'default-jre-headless')
   const classes = ['-cp', `${await kafkaJars()}/*`]
-  const port = options.port ?? (await freePort())
-  const folder = serverFolder('kafka')
-  try {
-    const properties = join(folder, 'server.properties')
-    writeFileSync(properties, await propertiesOf(port, folder, options))
-    const format = ['kafka.tools.StorageTool', 'format', '-t', CLUSTER, '-c', properties]
-    await run(java, [...classes, ...format], { cwd: folder, timeout: FORMAT_TIMEOUT_MS })
-    const server = createServerProcess({
+  const places: Place[] = []
+  for (let id = 1; id <= size; id++) {
+    const port = (id === 1 && options.port) || (await freePort())
+    places.push({ id, port, controllerPort: await freePort(), folder: serverFolder('kafka') })
+  }
+  const nodes = places.map(({ port, folder }) =>
+    createServerProcess({
       name: 'kafka',
       url: `kafka://127.0.0.1:${port}`,
       port,
       folder,
       command: java,
-      args: ['-Xmx512m', '-XX:TieredStopAtLevel=1', ...classes, 'kafka.Kafka', properties],
+      args: [
+        `-Xmx${size === 1 ? 512 : 256}m`,
+        '-XX:TieredStopAtLevel=1',
+        ...classes,
+        'kafka.Kafka',
+        join(folder, 'server.properties'),
+      ],
       answers: () => kafkaAnswers(port),
-    })
-    await server.start()
-    return server
+    }),
+  )
+  const dispose = async () => void (await Promise.all(nodes.map((node) => node[Symbol.asyncDispose]())))
+  try {
+    for (const place of places) {
+      const properties = join(place.folder, 'server.properties')
+      writeFileSync(properties, propertiesOf(place, places, options))
+      const format = ['kafka.tools.StorageTool', 'format', '-t', CLUSTER, '-c', properties]
+      await run(java, [...classes, ...format], { cwd: place.folder, timeout: FORMAT_TIMEOUT_MS })
+    }
+    // One waits for the others.
+    await Promise.all(nodes.map((node) => node.start()))
   } catch (error) {
-    rmSync(folder, { recursive: true, force: true, maxRetries: 5 })
+    await dispose()
     throw error
   }
+  const url = `kafka://${nodes.map(({ port }) => `127.0.0.1:${port}`).join(',')}`
+  return { nodes, url, [Symbol.asyncDispose]: dispose }
 }
 
-async function propertiesOf(port: number, folder: string, options: KafkaOptions): Promise<string> {
-  const controller = await freePort()
+type Place = { readonly id: number; readonly port: number; readonly controllerPort: number; readonly folder: string }
+
+function propertiesOf(
+  { id, port, controllerPort, folder }: Place,
+  places: readonly Place[],
+  options: KafkaOptions,
+): string {
+  const copies = String(Math.min(3, places.length))
+  const copiesMin = String(Math.min(2, places.length))
   const all = {
     'process.roles': 'broker,controller',
-    'node.id': '1',
-    'controller.quorum.voters': `1@127.0.0.1:${controller}`,
-    listeners: `PLAINTEXT://127.0.0.1:${port},CONTROLLER://127.0.0.1:${controller}`,
+    'node.id': String(id),
+    'controller.quorum.voters': places.map((place) => `${place.id}@127.0.0.1:${place.controllerPort}`).join(','),
+    listeners: `PLAINTEXT://127.0.0.1:${port},CONTROLLER://127.0.0.1:${controllerPort}`,
     'advertised.listeners': `PLAINTEXT://127.0.0.1:${options.advertisedPort ?? port}`,
     'listener.security.protocol.map': 'PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT',
     'controller.listener.names': 'CONTROLLER',
     'inter.broker.listener.name': 'PLAINTEXT',
     'log.dirs': join(folder, 'data'),
     'num.partitions': String(options.partitions ?? 1),
-    'offsets.topic.replication.factor': '1',
+    'default.replication.factor': copies,
+    'min.insync.replicas': copiesMin,
+    'offsets.topic.replication.factor': copies,
     'offsets.topic.num.partitions': '4',
-    'transaction.state.log.replication.factor': '1',
-    'transaction.state.log.min.isr': '1',
+    'transaction.state.log.replication.factor': copies,
+    'transaction.state.log.min.isr': copiesMin,
     'transaction.state.log.num.partitions': '4',
     'group.initial.rebalance.delay.ms': '0',
     ...options.settings,
