@@ -13,7 +13,7 @@ import { eraseRabbitmq, needs } from '@shopsphere/bus/testing'
 import { type ChannelModel, connect } from 'amqplib'
 import { type Bench, compare, type Pair, type Result } from './result.ts'
 
-const MESSAGES = 20_000
+const MESSAGES = 60_000
 const BATCH = 500
 const KEYS = 1_000
 const WINDOW = 1_000
@@ -56,6 +56,12 @@ export const run: Bench = async ({ runs, note }) => {
       what: 'consume with acks',
       unit: 'messages/s',
       against: 'raw amqplib with single acks, one quorum queue',
+      durability,
+    }),
+    compare(beside('routed', 'consume'), {
+      what: 'consume with acks',
+      unit: 'messages/s',
+      against: `raw amqplib with single acks, ${SHARDS} quorum queues`,
       durability,
     }),
   ] satisfies Result[]

@@ -94,7 +94,7 @@ export function memoryTransport(brokerOrOptions: MemoryBroker | MemoryBrokerOpti
   const transport: Transport = {
     name: 'memory',
     capabilities: { keepsHistory: true, acrossProcesses: false, durable: false },
-    state: () => ({ ready: true, reason: null }),
+    state: () => ({ ready: !closed, reason: closed ? 'it is closed' : null }),
     async open() {
       openBroker()
     },

@@ -95,6 +95,7 @@ class SqliteTransport implements Transport {
   }
 
   state(): TransportState {
+    if (this.closing) return { ready: false, reason: 'it is closed' }
     return { ready: true, reason: null } // a file is there; what goes wrong with it, the relay and the readers hear
   }
 

@@ -84,7 +84,7 @@ test('health: alive, ready, and not ready with who is not', async () => {
   ])
   await shop.transport.close()
   const broker = (await (await shop.app.request('/health/ready')).json()) as { broker: object }
-  assert.deepEqual(broker.broker, { name: 'memory', ready: false })
+  assert.deepEqual(broker.broker, { name: 'memory', ready: false, reason: 'it is closed' })
 })
 
 test('metrics tell of requests and of every bus', async () => {

@@ -129,7 +129,7 @@ const EXPOSED_HEADERS = ['x-request-id', 'location', 'etag', 'idempotency-replay
 const tags = ['about']
 const readiness = z.object({
   ready: z.boolean(),
-  broker: z.object({ name: z.string(), ready: z.boolean() }),
+  broker: z.object({ name: z.string(), ready: z.boolean(), reason: z.string().nullable() }),
   services: z.array(z.object({ name: z.string(), ready: z.boolean() })),
   elsewhere: z.array(z.string()),
 })
@@ -163,8 +163,8 @@ type AboutOptions = Pick<GatewayOptions, 'services' | 'transport' | 'events' | '
 function aboutRoutes({ services, transport, events, elsewhere, metrics, log }: AboutOptions): Api {
   const api = createApi(log)
   api.openapi(liveRoute, (c) => c.json({ live: true as const }, 200))
-  api.openapi(readyRoute, async (c) => {
-    const state = await readinessOf(services, transport, [...elsewhere.keys()])
+  api.openapi(readyRoute, (c) => {
+    const state = readinessOf(services, transport, [...elsewhere.keys()])
     const answer = { ...state, services: [...state.services], elsewhere: [...state.elsewhere] }
     return state.ready ? c.json(answer, 200) : c.json(answer, 503)
   })
