@@ -245,6 +245,7 @@ export class Consumer {
   async start(): Promise<void> {
     this.source = await this.options.transport.consume(this.name, {
       windowMax: this.options.limits.windowMax,
+      windowBytesMax: this.options.limits.windowBytesMax,
       receive: (deliveries) => this.receive(deliveries),
       revoked: (lease) => this.revoke(lease),
     })

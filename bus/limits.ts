@@ -10,6 +10,8 @@ export const defaultLimits = {
   headersBytesMax: 32_768,
   /** Deliveries of one subscription in this process that are not acknowledged yet. */
   windowMax: 2_000,
+  /** The bytes of their bodies, 32 MiB; one message that is larger comes alone. */
+  windowBytesMax: 33_554_432,
   /** Deliveries that one transaction carries. */
   batchMax: 256,
   /** Deliveries of one subscription whose outside work runs at the same time. */
@@ -28,6 +30,8 @@ export const defaultLimits = {
   deferredMessagesMax: 1_000_000,
   /** Messages in one batch to the broker. */
   relayBatchMax: 1_000,
+  /** The bytes of its bodies, 8 MiB; one message that is larger goes alone. */
+  relayBatchBytesMax: 8_388_608,
   /** How often a process looks for work that another one left behind: outbox rows, due retries, due timers. */
   sweepMs: 5_000,
   /** How long `close` waits for what runs. */

@@ -41,6 +41,11 @@ function traceparentOf(codec: Codec, body: string | Uint8Array): string | null {
   }
 }
 
+/** By its bytes: a text has up to three for each of its units, and the next message up to messageBytesMax. */
+function mayHaveBeenCut(rows: readonly OutboxRow[], { relayBatchBytesMax, messageBytesMax }: Limits): boolean {
+  return rows.reduce((sum, { body }) => sum + 3 * body.length, messageBytesMax) > relayBatchBytesMax
+}
+
 type Refused = { readonly row: OutboxRow; readonly refusal: BusError }
 
 export type RelayOptions = {
@@ -132,9 +137,16 @@ export class Relay {
   private async sendBatch(): Promise<boolean> {
     const { store, limits, onStep } = this.options
     const rows = await store.read((reader) =>
+      // The sizes first, so that no more is read than is sent.
       reader.all<OutboxRow>(sql`
         select position, id, type, message_key, headers, body, at from bus_outbox
-        where position > ${this.sentTo} order by position limit ${limits.relayBatchMax}`),
+        where position > ${this.sentTo} and position <= (
+          select max(position) from (
+            select position, bytes, sum(bytes) over (order by position) as total from (
+              select position, octet_length(body) as bytes from bus_outbox
+              where position > ${this.sentTo} order by position limit ${limits.relayBatchMax}) as first_rows) as sums
+          where total <= ${limits.relayBatchBytesMax} or total = bytes)
+        order by position`),
     )
     const last = rows.at(-1)
     if (!last) return false
@@ -149,7 +161,7 @@ export class Relay {
     } else {
       await this.markExactly(sent.map(({ position }) => position))
     }
-    return rows.length === limits.relayBatchMax
+    return rows.length === limits.relayBatchMax || mayHaveBeenCut(rows, limits)
   }
 
   /** Answers what the broker has confirmed: all, but for what it will never take (R5). */

@@ -44,6 +44,8 @@ export type Consumer = {
 export type ConsumeOptions = {
   /** Deliveries handed over and not yet acknowledged: never more than this. */
   readonly windowMax: number
+  /** The bytes of their bodies: never more than this, but for one message that is larger, and comes alone. No limit by default. */
+  readonly windowBytesMax?: number
   /**
    * Called with the next deliveries, those of one key in the order of publication. It must return at once; the
    * consumer that `consume` answers is ready before the first call.

@@ -252,6 +252,48 @@ export function timeCases(check: Check): void {
     assert.equal(held, 0)
   })
 
+  check(
+    'B10 a batch to the broker has at most relayBatchBytesMax, and one that is larger goes alone',
+    async (stage) => {
+      const limits = { relayBatchBytesMax: 10_000, windowBytesMax: 8_000 }
+      const batches: number[][] = []
+      const windows: unknown[] = []
+      const measuring = (inner: Transport) =>
+        altered(inner, {
+          publish(messages) {
+            batches.push(messages.map(({ body }) => Buffer.byteLength(body)))
+            return inner.publish(messages)
+          },
+          consume(name, consuming) {
+            windows.push(consuming.windowBytesMax)
+            return inner.consume(name, consuming)
+          },
+        })
+      const clerk = await stage.run('clerk', (bus, { hears }) => bus.subscribe(said, hears()), {
+        through: measuring,
+        limits,
+      })
+      const shop = await stage.run('shop', () => {}, { through: measuring, limits })
+      await shop.bus.transaction(({ publish }) => {
+        for (let number = 1; number <= 30; number++)
+          publish(said, { about: 'a', number, note: '£'.repeat(number % 10 === 0 ? 12_000 : 1_000) })
+      })
+      await stage.quiet()
+      assertInOrder(await stage.heard(clerk), ['a'], 30)
+      const sum = (batch: readonly number[]) => batch.reduce((bytes, one) => bytes + one, 0)
+      const sizes = batches.map((batch) => [batch.length, sum(batch)] as const)
+      assert.ok(
+        sizes.every(([count, bytes]) => count === 1 || bytes <= limits.relayBatchBytesMax),
+        sizes.join(' '),
+      )
+      assert.ok(
+        sizes.some(([count]) => count > 1),
+        'they are batches',
+      )
+      assert.deepEqual(windows, [limits.windowBytesMax])
+    },
+  )
+
   check('B10 a slow subscription slows nobody but itself', async (stage) => {
     const gate = Promise.withResolvers<void>()
     const clerk = await stage.run('clerk', (bus, { hears }) => {

@@ -28,7 +28,7 @@ export type Inbox = {
 }
 
 export async function consume(transport: Transport, name: string, options: InboxOptions = {}): Promise<Inbox> {
-  const { windowMax = 1_000, into, onReceive, revoked, ready } = options
+  const { windowMax = 1_000, windowBytesMax, into, onReceive, revoked, ready } = options
   let { ack = true } = options
   const deliveries: Delivery[] = []
   const seen = new Set<string>()
@@ -42,7 +42,11 @@ export async function consume(transport: Transport, name: string, options: Inbox
     if (ack) consumer.ack(arrived)
     look()
   }
-  const consumer = await transport.consume(name, { windowMax, receive, ...(revoked && { revoked }) })
+  const consumer = await transport.consume(name, {
+    ...{ windowMax, receive },
+    ...(windowBytesMax !== undefined && { windowBytesMax }),
+    ...(revoked && { revoked }),
+  })
   ready?.()
 
   function until(fact: number | (() => boolean)): Promise<void> {

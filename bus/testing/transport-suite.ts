@@ -456,6 +456,38 @@ export function transportSuite(name: string, options: TransportSuiteOptions, run
     })
   }
 
+  check('B10 never more than windowBytesMax unacknowledged, and one that is larger comes alone', async ({ open }) => {
+    const windowBytesMax = 1_000_000
+    const transport = await open()
+    await transport.declare(everything('heavy'))
+    // 1 MiB is larger than the whole window.
+    const bytes = (index: number) => (index % 8 === 5 ? 1_048_576 : 400_000)
+    const messages = series(24, { keys: 3 }).map((message, index) => ({ ...message, body: 'x'.repeat(bytes(index)) }))
+    for (const message of messages) await transport.publish([message])
+    const held: Delivery[] = []
+    const bytesHeld = () => held.reduce((sum, { message }) => sum + message.body.length, 0)
+    let most = 0
+    const inbox = await consume(transport, 'heavy', {
+      windowBytesMax,
+      ack: false,
+      onReceive(deliveries) {
+        held.push(...deliveries)
+        most = Math.max(most, held.length)
+        assert.ok(
+          held.length === 1 || bytesHeld() <= windowBytesMax,
+          `${bytesHeld()} bytes were unacknowledged at once`,
+        )
+      },
+    })
+    for (let acked = 0; acked < messages.length; acked++) {
+      await inbox.until(() => held.length > 0)
+      inbox.consumer.ack(held.splice(Math.floor(Math.random() * held.length), 1))
+    }
+    assert.equal(most, 2, 'the window is used')
+    assertOrderPerKey(firstTimes(inbox.deliveries), messages)
+    await waits(transport, 'heavy', 0)
+  })
+
   check('B10 a consumer that acknowledges nothing slows nobody else', async ({ open }) => {
     const transport = await open()
     await transport.declare(everything('slow'))

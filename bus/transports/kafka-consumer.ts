@@ -34,6 +34,7 @@ import {
 } from './kafka-offsets.ts'
 import { decodeRecord, type Incoming, readBatches } from './kafka-records.ts'
 import type { Register, Version } from './kafka-register.ts'
+import { emptyHand, type Hand, Window } from './window.ts'
 
 export type ConsumerContext = {
   readonly cluster: Cluster
@@ -80,7 +81,7 @@ type Shard = {
   readonly index: number
   lease: Lease | null
   readonly cursors: Map<string, Cursor>
-  inFlight: number
+  readonly hand: Hand
   leaving: boolean
   gone: boolean
 }
@@ -145,7 +146,7 @@ export class KafkaConsumer implements Consumer {
   private incarnation = -1
   private versions: readonly Version[] = []
   private takes: ReturnType<typeof taker> = () => false
-  private inFlight = 0
+  private readonly window: Window
   private buffered = 0
   private bufferedBytes = 0
   private turn = 0
@@ -163,6 +164,7 @@ export class KafkaConsumer implements Consumer {
     this.subscribed = subscribed
     this.context = context
     this.options = options
+    this.window = new Window(options)
     this.prefetchMax = Math.max(PREFETCH_MIN, options.windowMax)
     this.unlisten = context.register.listen(() => this.registerChanged())
     this.renewTimer = setInterval(() => this.renew(), RENEW_MS)
@@ -173,15 +175,14 @@ export class KafkaConsumer implements Consumer {
 
   ack(deliveries: readonly Delivery[]): void {
     for (const delivery of deliveries) {
-      const { entry, cursor } = delivery as KafkaDelivery
+      const { entry, cursor, message } = delivery as KafkaDelivery
       if (entry.done) continue
       entry.done = true
       const { shard } = cursor
       if (shard.gone) continue
-      shard.inFlight -= 1
-      this.inFlight -= 1
+      this.window.release(shard.hand, message)
       this.finish(cursor)
-      if (shard.leaving && shard.inFlight === 0) this.handOver(shard)
+      if (shard.leaving && shard.hand.messages === 0) this.handOver(shard)
     }
     if (this.stopped) return
     this.commitSoon()
@@ -278,12 +279,12 @@ export class KafkaConsumer implements Consumer {
       if (indexes.includes(shard.index) || shard.leaving) continue
       shard.leaving = true
       this.forgetBuffers(shard)
-      if (shard.inFlight === 0 || !shard.lease) this.handOver(shard)
+      if (shard.hand.messages === 0 || !shard.lease) this.handOver(shard)
       else setTimeout(() => this.handOver(shard), this.context.cluster.settings.handOverMs).unref()
     }
     for (const index of indexes) {
       if (this.shards.has(index)) continue
-      const shard = { index, lease: null, cursors: new Map(), inFlight: 0, leaving: false, gone: false }
+      const shard = { index, lease: null, cursors: new Map(), hand: emptyHand(), leaving: false, gone: false }
       this.shards.set(index, shard)
     }
     this.settle()
@@ -307,7 +308,7 @@ export class KafkaConsumer implements Consumer {
     if (shard.gone) return
     shard.gone = true
     this.forgetBuffers(shard)
-    this.inFlight -= shard.inFlight
+    this.window.drop(shard.hand)
     this.shards.delete(shard.index)
     if (shard.lease && !this.stopped) this.options.revoked?.(shard.lease)
     this.pumpSoon()
@@ -638,7 +639,7 @@ export class KafkaConsumer implements Consumer {
     const wasFull = this.full()
     const shards = [...this.shards.values()].filter(({ lease, leaving }) => lease && !leaving)
     this.turn += 1
-    for (let idle = 0, index = this.turn; idle < shards.length && this.inFlight < this.options.windowMax; index++) {
+    for (let idle = 0, index = this.turn; idle < shards.length && this.window.room > 0; index++) {
       const taken = this.takeFrom(shards[index % shards.length]!, deliveries)
       idle = taken > 0 ? 0 : idle + 1
     }
@@ -648,10 +649,11 @@ export class KafkaConsumer implements Consumer {
 
   private takeFrom(shard: Shard, deliveries: Delivery[]): number {
     let count = 0
-    while (count < HANDED_OVER_AT_ONCE && this.inFlight < this.options.windowMax) {
+    while (count < HANDED_OVER_AT_ONCE) {
       const taken = nextOf(shard)
       if (!taken) break
       const { cursor, offset, message } = taken
+      if (!this.window.hasRoomFor(message)) break
       if (offset >= cursor.reach) {
         this.reachFurther()
         break
@@ -665,8 +667,7 @@ export class KafkaConsumer implements Consumer {
       this.unbuffer(taken)
       const entry = { offset, done: false }
       cursor.entries.push(entry)
-      shard.inFlight += 1
-      this.inFlight += 1
+      this.window.take(shard.hand, message)
       count += 1
       const redelivered = offset < cursor.suspectTo
       const delivery: KafkaDelivery = { message, lease: shard.lease!, redelivered, entry, cursor }

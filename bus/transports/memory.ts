@@ -13,6 +13,7 @@ import { BusError, UnavailableError } from '../errors.ts'
 import type { WireMessage } from '../message.ts'
 import { matcher, SHARDS_DEFAULT, shardOf } from '../routing.ts'
 import type { ConsumeOptions, Consumer, Delivery, SubscriptionSpec, Transport } from '../transport.ts'
+import { emptyHand, type Hand, Window } from './window.ts'
 
 export type MemoryBrokerOptions = {
   clock?: Clock
@@ -46,6 +47,8 @@ type Shard = {
   next: number
   owner: Member | null
   epoch: number
+  /** What its owner has of it. */
+  readonly hand: Hand
 }
 type Subscription = {
   readonly name: string
@@ -60,8 +63,7 @@ type Subscription = {
 type Member = {
   readonly subscription: Subscription
   readonly options: ConsumeOptions
-  /** Handed over and not acknowledged. */
-  unacked: number
+  readonly window: Window
   /** Which shard is first in turn. */
   turn: number
   scheduled: boolean
@@ -113,7 +115,7 @@ export function memoryTransport(brokerOrOptions: MemoryBroker | MemoryBrokerOpti
           `subscription '${name}' is already consumed here; close that consumer first`,
         )
       }
-      const member: Member = { subscription, options, unacked: 0, turn: 0, scheduled: false }
+      const member: Member = { subscription, options, window: new Window(options), turn: 0, scheduled: false }
       members.set(name, member)
       subscription.members.push(member)
       share(broker, subscription)
@@ -154,7 +156,7 @@ function declare(broker: MemoryBroker, spec: SubscriptionSpec, by: Transport): v
     return
   }
   const shards = Array.from({ length: broker.shards }, (_, index): Shard => {
-    return { index, waiting: [], head: 0, next: 0, owner: null, epoch: 0 }
+    return { index, waiting: [], head: 0, next: 0, owner: null, epoch: 0, hand: emptyHand() }
   })
   const keepers = ephemeral ? new Set([by]) : null
   const subscription: Subscription = { name, takes, shards, members: [], keepers, waitingCount: 0 }
@@ -220,7 +222,7 @@ function give(broker: MemoryBroker, shard: Shard, member: Member): void {
 function revoke(shard: Shard): void {
   const { owner, index, epoch } = shard
   if (!owner) return
-  for (let at = shard.head; at < shard.next; at++) if (!shard.waiting[at]!.acked) owner.unacked--
+  owner.window.drop(shard.hand)
   shard.next = shard.head
   shard.owner = null
   owner.options.revoked?.({ shard: index, epoch })
@@ -261,7 +263,7 @@ function acknowledge(member: Member, { lease, entry }: MemoryDelivery): void {
   const shard = member.subscription.shards[lease.shard]
   if (!shard || shard.owner !== member || shard.epoch !== lease.epoch || entry.acked) return // M1
   entry.acked = true
-  member.unacked--
+  member.window.release(shard.hand, entry.message)
   member.subscription.waitingCount--
   while (shard.head < shard.next && shard.waiting[shard.head]!.acked) shard.head++
   if (shard.head >= FORGET_AT_ONCE && shard.head * 2 >= shard.waiting.length) {
@@ -284,24 +286,25 @@ function schedule(broker: MemoryBroker, member: Member): void {
 function handOver(broker: MemoryBroker, member: Member): void {
   const { random } = broker
   const { subscription, options } = member
-  const room = options.windowMax - member.unacked
+  const { room } = member.window
   const count = random ? Math.min(room, 1 + Math.floor(random() * room)) : room
   const owned = subscription.shards.filter(({ owner }) => owner === member)
   const first = random ? Math.floor(random() * owned.length) : member.turn++
   const deliveries: Delivery[] = []
-  for (let step = 0; step < owned.length; step++) take(owned[(first + step) % owned.length]!, count, deliveries)
+  for (let step = 0; step < owned.length; step++) take(member, owned[(first + step) % owned.length]!, count, deliveries)
   if (deliveries.length === 0) return
-  member.unacked += deliveries.length
   if (count < room) schedule(broker, member)
   options.receive(deliveries)
 }
 
 /** Adds the shard's next messages to `deliveries` until there are `count`. */
-function take(shard: Shard, count: number, deliveries: Delivery[]): void {
-  const { index, epoch, waiting } = shard
+function take({ window }: Member, shard: Shard, count: number, deliveries: Delivery[]): void {
+  const { index, epoch, waiting, hand } = shard
   for (; deliveries.length < count && shard.next < waiting.length; shard.next++) {
     const entry = waiting[shard.next]!
     if (entry.acked) continue
+    if (!window.hasRoomFor(entry.message)) return
+    window.take(hand, entry.message)
     const delivery: MemoryDelivery = {
       message: entry.message,
       lease: { shard: index, epoch },

@@ -4,7 +4,7 @@
  *
  * R1 A process registers at all shards; the broker hands each to the one that registered first, and to the next in line
  *    once that one is gone. Every registration has its own epoch, in the order of the line (registry, G3).
- * R2 At most `windowMax` deliveries are handed over and unfinished; beyond them, the broker's prefetch of each shard waits here.
+ * R2 At most the window's deliveries are handed over and unfinished; beyond them, the broker's prefetch of each shard waits here.
  * R3 A process with more shards than its part steps back: it takes no more of a shard, finishes what it took, and
  *    registers anew behind the others. Parts differ by one at most.
  * R4 A registration that the broker ended is revoked at once and made again, with back-off, until `close`.
@@ -18,6 +18,7 @@ import type { Link } from './rabbitmq-link.ts'
 import type { Answer, RollCall } from './rabbitmq-roll-call.ts'
 import { Registration, type ShardDelivery } from './rabbitmq-shard.ts'
 import { messageOf } from './rabbitmq-wire.ts'
+import { Window } from './window.ts'
 
 export type ReaderOptions = ConsumeOptions & {
   readonly name: string
@@ -45,7 +46,7 @@ export class Reader {
   private readonly registrations = new Map<number, Registration>()
   private closed = false
   private started = false
-  private inHand = 0
+  private readonly window: Window
   private scheduled = false
   private turn = 0
   private readonly touched = new Set<Registration>()
@@ -61,6 +62,7 @@ export class Reader {
 
   constructor(options: ReaderOptions) {
     this.options = options
+    this.window = new Window(options)
     this.name = options.name
   }
 
@@ -79,8 +81,7 @@ export class Reader {
 
   ack(deliveries: readonly Delivery[]): void {
     for (const { entry } of deliveries as readonly ShardDelivery[]) {
-      if (!entry.registration.finish(entry)) continue
-      this.inHand--
+      if (!entry.registration.finish(entry, this.window)) continue
       this.touched.add(entry.registration)
     }
     if (this.touched.size > 0) this.schedule()
@@ -129,14 +130,11 @@ export class Reader {
 
   /** R2, R5 */
   private handOver(): void {
-    const { windowMax, receive, queues } = this.options
+    const { receive, queues } = this.options
     const deliveries: Delivery[] = []
     const first = this.turn++
     for (let step = 0; step < queues.length; step++) {
-      const room = windowMax - this.inHand
-      if (room <= 0) break
-      const registration = this.registrations.get((first + step) % queues.length)
-      this.inHand += registration?.takeInto(deliveries, room) ?? 0
+      this.registrations.get((first + step) % queues.length)?.takeInto(deliveries, this.window)
     }
     if (deliveries.length > 0) receive(deliveries)
   }
@@ -195,8 +193,7 @@ export class Reader {
   private forget(registration: Registration): void {
     const { lease } = registration
     if (this.registrations.get(lease.shard) === registration) this.registrations.delete(lease.shard)
-    this.inHand -= registration.inHand
-    registration.inHand = 0
+    this.window.drop(registration.hand)
     this.options.revoked?.(lease)
   }
 

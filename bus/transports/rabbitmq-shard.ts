@@ -12,6 +12,7 @@ import type { WireMessage } from '../message.ts'
 import type { Delivery, Lease } from '../transport.ts'
 import type { Link } from './rabbitmq-link.ts'
 import { publishedAt } from './rabbitmq-wire.ts'
+import { emptyHand, type Window } from './window.ts'
 
 /** What the broker handed to a registration. */
 type Entry = {
@@ -60,7 +61,7 @@ export class Registration {
   /** Finished, and not acknowledged to the broker. */
   private finished = 0
   /** Taken and not finished. */
-  inHand = 0
+  readonly hand = emptyHand()
   draining = false
   closed = false
   /** The broker ended it: the queue is no more, or was moved. */
@@ -92,22 +93,24 @@ export class Registration {
     return registration
   }
 
-  /** Those that were not taken yet, `max` at most. */
-  takeInto(deliveries: Delivery[], max: number): number {
-    if (this.draining || this.closed) return 0
-    const count = Math.min(max, this.entries.length - this.next)
-    for (let index = 0; index < count; index++) deliveries.push(this.entries[this.next++]!.delivery)
-    this.inHand += count
-    return count
+  /** Those that were not taken yet, as far as there is room. */
+  takeInto(deliveries: Delivery[], window: Window): void {
+    if (this.draining || this.closed) return
+    for (; this.next < this.entries.length; this.next++) {
+      const { delivery } = this.entries[this.next]!
+      if (!window.hasRoomFor(delivery.message)) return
+      window.take(this.hand, delivery.message)
+      deliveries.push(delivery)
+    }
   }
 
   /** The consumer is done with it. False where that counts no more. */
-  finish(entry: Entry): boolean {
+  finish(entry: Entry, window: Window): boolean {
     if (this.closed || entry.done) return false
     entry.done = true
-    this.inHand--
+    window.release(this.hand, entry.delivery.message)
     this.finished++
-    if (this.draining && this.inHand === 0) this.drained?.()
+    if (this.draining && this.hand.messages === 0) this.drained?.()
     return true
   }
 
@@ -120,7 +123,7 @@ export class Registration {
   /** Resolves when the consumer is done with all that it took. */
   async drain(): Promise<void> {
     this.draining = true // S3
-    if (this.inHand === 0 || this.closed) return
+    if (this.hand.messages === 0 || this.closed) return
     await new Promise<void>((resolve) => {
       this.drained = resolve
     })

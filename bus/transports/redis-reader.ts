@@ -9,6 +9,7 @@ import { compareIds, idBefore, readEntry } from './redis-entry.ts'
 import type { RedisKeys } from './redis-keys.ts'
 import { balance, leave, progress } from './redis-scripts.ts'
 import { type Item, Unfinished } from './unfinished.ts'
+import { emptyHand, type Hand, Window } from './window.ts'
 
 /** Cursors are written this long after an acknowledgement. */
 const ACK_FLUSH_MS = 20
@@ -36,6 +37,7 @@ type OwnedShard = {
   /** The server knows that so many of those that match may have been handed over (S8). */
   reach: number
   readonly unfinished: Unfinished<Entry>
+  readonly hand: Hand
   /** The cursor as the server has it, and its sequence. */
   written: string
   writtenSequence: number
@@ -95,7 +97,7 @@ export class Reader {
   private held: RedisDelivery[] = []
   private readonly dirty = new Set<OwnedShard>()
   private readonly givingUp = new Set<number>()
-  private inFlight = 0
+  private readonly window: Window
   private bytesPerMessage = MESSAGE_BYTES_FIRST
   private controlId = '$'
   private generation = 0
@@ -111,6 +113,7 @@ export class Reader {
 
   constructor(options: ReaderOptions) {
     this.options = options
+    this.window = new Window(options.consume)
     this.instance = options.instance
     this.rebind(options.record)
   }
@@ -169,7 +172,8 @@ export class Reader {
   }
 
   private room(): number {
-    return this.options.consume.windowMax - this.inFlight - this.held.length
+    const [next] = this.held
+    return next && !this.window.hasRoomFor(next.message) ? 0 : this.window.room - this.held.length
   }
 
   /** Waits for entries of its shards, and for word of members that come and go (S6). */
@@ -229,20 +233,19 @@ export class Reader {
   private handOver(): void {
     const { consume, clock } = this.options
     while (!this.stopped && clock.now() < this.leaseUntil) {
-      const count = this.countReady()
-      if (count === 0) break
-      this.inFlight += count
-      consume.receive(this.held.splice(0, count)) // which may acknowledge at once, and so make room
+      const ready = this.takeReady()
+      if (ready.length === 0) break
+      consume.receive(ready) // which may acknowledge at once, and so make room
     }
     this.reachOn()
   }
 
-  private countReady(): number {
-    const { held } = this
-    const max = Math.min(held.length, this.options.consume.windowMax - this.inFlight)
+  private takeReady(): RedisDelivery[] {
+    const { held, window } = this
     let count = 0
-    while (count < max && isWithinReach(held[count]!)) count += 1
-    return count
+    for (; count < held.length && isWithinReach(held[count]!) && window.hasRoomFor(held[count]!.message); count++)
+      window.take(held[count]!.shard.hand, held[count]!.message)
+    return held.splice(0, count)
   }
 
   /** Tells the server what is about to be handed over; it is, once that is written. */
@@ -354,6 +357,7 @@ export class Reader {
       matched: 0,
       reach,
       unfinished: new Unfinished<Entry>(),
+      hand: emptyHand(),
       written: cursor,
       writtenSequence: entriesRead,
       suspectTo,
@@ -395,7 +399,7 @@ export class Reader {
     this.owned.delete(shard.lease.shard)
     this.dirty.delete(shard)
     this.unhold(shard)
-    this.inFlight -= shard.unfinished.count()
+    this.window.drop(shard.hand)
     this.options.consume.revoked?.(shard.lease)
   }
 
@@ -414,11 +418,11 @@ export class Reader {
 
   ack(deliveries: readonly Delivery[]): void {
     for (const delivery of deliveries) {
-      const { entry, shard } = delivery as RedisDelivery
+      const { entry, shard, message } = delivery as RedisDelivery
       if (entry.done) continue
       entry.done = true
       if (this.owned.get(shard.lease.shard) !== shard) continue
-      this.inFlight -= 1
+      this.window.release(shard.hand, message)
       this.dirty.add(shard)
     }
     if (this.stopped) return

@@ -5,6 +5,7 @@ import type { Binding, ConsumeOptions, Delivery, Lease } from '../transport.ts'
 import type { Cursor } from './sqlite-appender.ts'
 import type { Log, LogRow, Share, Statements } from './sqlite-log.ts'
 import { type Item, Unfinished } from './unfinished.ts'
+import { emptyHand, type Hand, Window } from './window.ts'
 
 /** Acknowledgements are written with the next publication, or after this long. */
 const ACK_FLUSH_MS = 25
@@ -20,6 +21,7 @@ type OwnedShard = {
   written: number
   /** Delivered and not known to be finished up to the lowest unfinished one (E3). */
   readonly unfinished: Unfinished<Entry>
+  readonly hand: Hand
   /** Up to here an owner that died may have begun. */
   suspectTo: number
   leaving: boolean
@@ -40,7 +42,7 @@ export class Reader {
   private readonly owned = new Map<number, OwnedShard>()
   private readonly dirty = new Set<OwnedShard>()
   private next = 0
-  private inFlight = 0
+  private readonly window: Window
   private scheduled = false
   private stopped = false
   private flush: Timer | undefined
@@ -59,6 +61,7 @@ export class Reader {
     this.name = name
     this.matches = matcher(bindings)
     this.options = options
+    this.window = new Window(options)
     this.log = log
     this.statements = statements
     this.clock = clock
@@ -86,7 +89,7 @@ export class Reader {
   }
 
   private pump(): void {
-    if (this.stopped || this.owned.size === 0 || this.inFlight >= this.options.windowMax) return
+    if (this.stopped || this.owned.size === 0 || this.window.room <= 0) return
     let rows: LogRow[]
     try {
       rows = this.log.after(this.next)
@@ -95,16 +98,21 @@ export class Reader {
     }
     if (rows.length === 0) return
     const deliveries: Delivery[] = []
+    let isFull = false
     for (const row of rows) {
-      if (this.inFlight >= this.options.windowMax) break
-      this.next = row.position
       const shard = this.owned.get(row.shard)
-      if (!shard || shard.leaving || row.position <= shard.readTo) continue
-      shard.readTo = row.position
-      if (!this.matches(row.message)) continue
+      const isNew = shard !== undefined && !shard.leaving && row.position > shard.readTo
+      const isOurs = isNew && this.matches(row.message)
+      if (this.window.room <= 0 || (isOurs && !this.window.hasRoomFor(row.message))) {
+        isFull = true
+        break
+      }
+      this.next = row.position
+      if (isNew) shard.readTo = row.position
+      if (!isOurs) continue
       const entry = { position: row.position, done: false }
       shard.unfinished.add(entry)
-      this.inFlight += 1
+      this.window.take(shard.hand, row.message)
       const delivery: SqliteDelivery = {
         message: row.message,
         lease: shard.lease,
@@ -113,18 +121,18 @@ export class Reader {
       }
       deliveries.push(delivery)
     }
-    this.wake()
+    if (!isFull) this.wake() // an acknowledgement does
     if (deliveries.length > 0) this.options.receive(deliveries)
   }
 
   ack(deliveries: readonly Delivery[]): void {
     for (const delivery of deliveries) {
-      const { entry, lease } = delivery as SqliteDelivery
+      const { entry, lease, message } = delivery as SqliteDelivery
       if (entry.done) continue
       entry.done = true
       const shard = this.owned.get(lease.shard)
       if (shard?.lease !== lease) continue
-      this.inFlight -= 1
+      this.window.release(shard.hand, message)
       this.dirty.add(shard)
     }
     if (this.stopped) return
@@ -200,6 +208,7 @@ export class Reader {
       readTo: share.position,
       written: share.position,
       unfinished: new Unfinished<Entry>(),
+      hand: emptyHand(),
       suspectTo,
       leaving: false,
     })
@@ -252,7 +261,7 @@ export class Reader {
       if (!shard || (share.owner === this.process && share.epoch === shard.lease.epoch)) continue
       this.owned.delete(share.shard)
       this.dirty.delete(shard)
-      this.inFlight -= shard.unfinished.count()
+      this.window.drop(shard.hand)
       this.options.revoked?.(shard.lease)
     }
   }
