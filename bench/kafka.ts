@@ -2,7 +2,7 @@
  * The Kafka transport beside the raw client (@platformatic/kafka) on the same private server, in the same run: the same
  * records (400-byte bodies, 1,000 keys, an id and a type as headers, read as text), topics of the same number of
  * partitions, acks=all, idempotent, batches of 1,000 one after another. Consuming, the raw client commits after every
- * 1,000 messages; ours writes down what was acknowledged as it does always. Latency at 500 messages a second that wait for
+ * 1,000 messages and reads on meanwhile, one commit at a time; ours writes down what was acknowledged as it does always. Latency at 500 messages a second that wait for
  * no answer.
  */
 
@@ -201,17 +201,19 @@ async function consumeRaw(url: string, { topic }: Raw): Promise<number> {
     let got = 0
     let begin = 0
     const last = new Map<number, bigint>()
+    let committing: Promise<unknown> = Promise.resolve()
     for await (const { partition, offset } of messages) {
       begin ||= performance.now()
       last.set(partition, offset)
       got += 1
       if (got % BATCH === 0) {
         const offsets = [...last].map(([index, at]) => ({ topic, partition: index, offset: at + 1n, leaderEpoch: -1 }))
-        await consumer.commit({ offsets })
+        committing = committing.then(() => consumer.commit({ offsets }))
         last.clear()
       }
       if (got === MESSAGES) break
     }
+    await committing
     rate = perSecond(MESSAGES, begin)
   })
   return rate
