@@ -68,7 +68,7 @@ export function kafkaTopic(address: string, options: KafkaTopicOptions): Endpoin
       return { producer, lost }
     } catch (error) {
       await within(REQUEST_TIMEOUT_MS, 'closing', producer.close()).catch(() => {})
-      throw refusal(name, error) ?? error
+      throw refusal(name, error) ?? missing(error) ?? error
     }
   }
 
@@ -182,4 +182,12 @@ function refusal(name: string, error: unknown): BusError | undefined {
       cause: error,
     },
   )
+}
+
+/** Waiting helps once somebody has made it. */
+function missing(error: unknown): Error | undefined {
+  const isMissing = /Unknown topic|UNKNOWN_TOPIC/.test(inspect(error, { depth: 4 }))
+  return isMissing
+    ? new Error('the topic is not there, and the broker makes none by itself: create it', { cause: error })
+    : undefined
 }

@@ -46,7 +46,10 @@ const { server, runner } = await privateKafka({
       'PLAINTEXT:PLAINTEXT,PROXIED:PLAINTEXT,GUARDED:SASL_PLAINTEXT,CONTROLLER:PLAINTEXT',
     'sasl.enabled.mechanisms': 'PLAIN',
     'listener.name.guarded.plain.sasl.jaas.config':
-      'org.apache.kafka.common.security.plain.PlainLoginModule required user_ada="secret";',
+      'org.apache.kafka.common.security.plain.PlainLoginModule required user_ada="secret" user_bob="nobody";',
+    'authorizer.class.name': 'org.apache.kafka.metadata.authorizer.StandardAuthorizer',
+    'super.users': 'User:ANONYMOUS;User:ada',
+    'auto.create.topics.enable': 'false',
     'group.min.session.timeout.ms': '500',
     'log.cleaner.backoff.ms': '200',
     // A broker that was killed may come back once its last life is over.
@@ -565,6 +568,7 @@ check('a topic of other programs behind credentials: the right ones are let in, 
   const wrong = at('ada:wrong')
   world.defer(() => wrong.close())
   await assert.rejects(wrong.open({ log: silentLog }), { code: 'transport_refused', message: /credentials/ })
+  await withAdmin((admin) => admin.createTopics({ topics: [world.name], partitions: 1, replicas: 1 }))
   const right = at('ada:secret')
   world.defer(() => right.close())
   await right.open({ log: silentLog })
@@ -579,6 +583,31 @@ check('a topic of other programs behind credentials: the right ones are let in, 
   await eventually(() => texts.length === 1, { timeoutMs: RECOVERED_MS, message: 'it should arrive' })
   assert.deepEqual(texts, ['let in'])
 })
+
+check('a user without rights is told which ones to ask for', async (world) => {
+  const denied = { code: 'transport_refused', message: /AUTHORIZATION_FAILED.*(Give this user the right|rights)/ }
+  const transport = kafkaTransport(`kafka://bob:nobody@127.0.0.1:${guarded}`, { prefix: `${world.name}.` })
+  world.defer(() => transport.close())
+  await assert.rejects(transport.open(), denied)
+  const endpoint = kafkaTopic(`kafka://bob:nobody@127.0.0.1:${guarded}`, { topic: world.name })
+  world.defer(() => endpoint.close())
+  await assert.rejects(endpoint.open({ log: silentLog }), { code: 'transport_refused', message: /the rights/ })
+})
+
+check(
+  'where topics do not come into being by themselves, ours are made, and that of others is asked for',
+  async (world) => {
+    const transport = await open(world)
+    await transport.publish(series(1, 1))
+    const topic = `${world.name}-others`
+    const endpoint = kafkaTopic(`kafka://127.0.0.1:${port}`, { topic })
+    world.defer(() => endpoint.close())
+    await endpoint.open({ log: silentLog })
+    assert.match(endpoint.state().reason!, new RegExp(`${topic} .*create it`))
+    await withAdmin((admin) => admin.createTopics({ topics: [topic], partitions: 1, replicas: 1 }))
+    await untilReady(endpoint)
+  },
+)
 
 check('credentials that nobody asked for, or an address that cannot be read, are refused', async () => {
   for (const address of [

@@ -1,10 +1,11 @@
 /** The parts of the Kafka transport that need no server: who gets which shard, and how messages lie in records. */
 import assert from 'node:assert/strict'
+import { type AddressInfo, createServer, type Socket } from 'node:net'
 import { test } from 'node:test'
 import { createRecordsBatch } from '@platformatic/kafka'
 import { seededRandom } from '../clock.ts'
 import type { WireMessage } from '../message.ts'
-import { topicName } from './kafka.ts'
+import { kafkaTransport, topicName } from './kafka.ts'
 import { shareOut } from './kafka-group.ts'
 import { decodeRecord, encodeBatch, measure, readBatches } from './kafka-records.ts'
 
@@ -123,4 +124,32 @@ test('every owner has a topic of its own, whatever its letters', () => {
   const names = ['größe', 'gr.f6', 'a b', 'a_b', 'a/b', 'Ä', 'bus'].map((owner) => topicName('', owner))
   assert.equal(new Set(names).size, names.length)
   for (const name of names) assert.match(name, /^[A-Za-z0-9._-]+$/)
+})
+
+test('a broker that is too old is refused, whether it knows the question which versions it has or not', async () => {
+  // Before 2.4 the answer to a question of a version it does not know is one of version 0, with a code.
+  const unsupported = Buffer.from([0, 35, 0, 0, 0, 0])
+  // Metadata (3) up to version 9, and nothing else.
+  const old = Buffer.from([0, 0, 2, 0, 3, 0, 0, 0, 9, 0, 0, 0, 0, 0, 0])
+  for (const body of [unsupported, old]) {
+    const sockets = new Set<Socket>()
+    const server = createServer((socket) => {
+      sockets.add(socket)
+      socket.on('error', () => {})
+      socket.on('data', (request: Buffer) => {
+        const head = Buffer.alloc(4)
+        head.writeInt32BE(4 + body.length)
+        socket.write(Buffer.concat([head, request.subarray(8, 12), body]))
+      })
+    })
+    await new Promise<void>((done) => server.listen(0, '127.0.0.1', done))
+    const transport = kafkaTransport(`kafka://127.0.0.1:${(server.address() as AddressInfo).port}`)
+    try {
+      await assert.rejects(transport.open(), { code: 'transport_refused', message: /too old.*Use Kafka 3\.1 or later/ })
+    } finally {
+      await transport.close()
+      for (const socket of sockets) socket.destroy()
+      server.close()
+    }
+  }
 })
