@@ -1,9 +1,16 @@
 /**
  * How long a message is under way at 500 messages a second which wait for no answer: through each transport beside its raw
  * client on the same server in the same run, confirmed and acknowledged alike; and through a whole bus (state and outbox
- * committed, relayed, inbox and effect committed). Kafka's stands in kafka.ts. And what an idle bus with ten subscriptions costs.
+ * committed, relayed, inbox and effect committed). And what an idle bus with ten subscriptions costs.
+ *
+ * The peers are the shortest programs that promise as much: RabbitMQ, one quorum queue, each publication confirmed and each
+ * delivery acknowledged; Redis, XADD each, XREADGROUP that blocks, XACK; Kafka, acks=all, idempotent, one request at a time
+ * with whatever has come meanwhile, since that client breaks the order otherwise, and offsets committed every 100 ms; embedded,
+ * whatever comes in one turn of the event loop is one commit (synchronous=FULL), and is read after it.
  */
 import { randomUUID } from 'node:crypto'
+import { DatabaseSync } from 'node:sqlite'
+import { Admin, Consumer, Producer, stringDeserializers, stringSerializers } from '@platformatic/kafka'
 import { createBus, event, type Schema, sqliteStore, sqliteTransport, type Transport } from '@shopsphere/bus'
 import { kafkaTransport } from '@shopsphere/bus/kafka'
 import { rabbitmqTransport } from '@shopsphere/bus/rabbitmq'
@@ -15,11 +22,14 @@ import { inFolder } from './folder.ts'
 import { type Bench, compare, median, type Pair, percentile, type Result } from './result.ts'
 
 const RATE = 500
-const WARM_UP_MESSAGES = 500
-const MESSAGES = 2_000
+const WARM_UP_MESSAGES = 250
+const MESSAGES = 750
 const KEYS = 1_000
 const BODY = 'n'.repeat(380)
-const IDLE_MS = 5_000
+const IDLE_MS = 4_000
+/** For any single wait: what never comes ends the benchmark and says what it was. */
+const WAIT_MAX_MS = 30_000
+const PARTITIONS = 4
 const IDLE_SUBSCRIPTIONS = 10
 
 /** A way for messages, opened: `send` resolves when one is confirmed, `onReceived` hears of each that arrives. */
@@ -31,12 +41,14 @@ type Times = { readonly medianMs: number; readonly p99Ms: number }
 export const run: Bench = async ({ runs, note }) => {
   const results: Result[] = []
   await using rabbitmq = await startRabbitmq()
-  await using kafka = await startKafka({ partitions: 4 })
+  await using kafka = await startKafka({ partitions: PARTITIONS })
   await using redis = await startRedis({ appendfsync: 'everysec' })
-  for (const broker of [rabbitmqAt(rabbitmq.url), redisAt(redis.url)]) {
-    note(broker.name)
-    results.push(...(await besideRaw(broker, runs, note)))
-  }
+  await inFolder(async (directory) => {
+    for (const broker of [rabbitmqAt(rabbitmq.url), redisAt(redis.url), kafkaAt(kafka.url), embeddedIn(directory)]) {
+      note(broker.name)
+      results.push(...(await besideRaw(broker, runs, note)))
+    }
+  })
   note('an idle bus')
   results.push(...(await idle(rabbitmq.url, kafka.url, redis.url)))
   return results
@@ -75,20 +87,34 @@ async function besideRaw(broker: Broker, runs: number, note: (text: string) => v
 
 async function measure(open: Open): Promise<Times> {
   const tookMs: number[] = []
+  const first = Promise.withResolvers<void>()
   const all = Promise.withResolvers<void>()
   let received = 0
-  const way = await open((body) => {
+  const onReceived = (body: string) => {
     received += 1
-    if (received > WARM_UP_MESSAGES) tookMs.push(performance.now() - Number.parseFloat(body))
-    if (received === WARM_UP_MESSAGES + MESSAGES) all.resolve()
-  })
+    first.resolve()
+    if (received > 1 + WARM_UP_MESSAGES) tookMs.push(performance.now() - Number.parseFloat(body))
+    if (received === 1 + WARM_UP_MESSAGES + MESSAGES) all.resolve()
+  }
+  const way = await inTime(open(onReceived), () => 'the way was not open')
   try {
+    // A consumer may take its time to begin: that is no message's.
+    await inTime(way.send(0, `${performance.now()} ${BODY}`), () => 'the first message was not confirmed')
+    await inTime(first.promise, () => 'the first message did not arrive')
     await atFixedRate((n) => way.send(n, `${performance.now()} ${BODY}`))
-    await all.promise
+    await inTime(all.promise, () => `${received} of ${1 + WARM_UP_MESSAGES + MESSAGES} messages had arrived`)
     return { medianMs: median(tookMs), p99Ms: percentile(tookMs, 0.99) }
   } finally {
-    await way.close()
+    await inTime(way.close(), () => 'the way was not closed')
   }
+}
+
+async function inTime<T>(work: Promise<T>, how: () => string): Promise<T> {
+  let timer: NodeJS.Timeout | undefined
+  const late = new Promise<never>((_, reject) => {
+    timer = setTimeout(() => reject(new Error(`after ${WAIT_MAX_MS} ms ${how()}`)), WAIT_MAX_MS)
+  })
+  return Promise.race([work, late]).finally(() => clearTimeout(timer))
 }
 
 async function atFixedRate(send: (n: number) => Promise<unknown>): Promise<void> {
@@ -103,7 +129,7 @@ async function atFixedRate(send: (n: number) => Promise<unknown>): Promise<void>
   }, 1)
   await everySent.promise
   clearInterval(timer)
-  await Promise.all(sent)
+  await inTime(Promise.all(sent), () => 'not every message was confirmed')
 }
 
 // --- ours ---
@@ -148,7 +174,7 @@ function throughBus(directory: string, make: () => Transport): Open {
     const store = (name: string) => sqliteStore(`${directory}/${name}.db`)
     const sensors = createBus({ service: 'sensors', transport, store: store('sensors'), events: [readingTaken] })
     const archive = createBus({ service: 'archive', transport, store: store('archive') })
-    archive.subscribe(readingTaken, ({ body }) => onReceived(body))
+    archive.subscribe(readingTaken, ({ body }) => onReceived(body), { from: 'now' }) // what others measured is no part of it
     await archive.start()
     await sensors.start()
     return {
@@ -231,6 +257,92 @@ function redisAt(url: string): Broker {
           reader.destroy()
           writer.destroy()
         },
+      }
+    },
+  }
+}
+
+function kafkaAt(url: string): Broker {
+  const prefix = 'latency.'
+  const bootstrapBrokers = [new URL(url).host]
+  return {
+    name: 'kafka',
+    durability: 'acks=all, one broker, page cache',
+    ours: () => kafkaTransport(url, { prefix, partitions: PARTITIONS }),
+    async raw(onReceived) {
+      const topic = `raw-${randomUUID()}`
+      const admin = new Admin({ clientId: 'bench', bootstrapBrokers })
+      await admin.createTopics({ topics: [topic], partitions: PARTITIONS, replicas: 1 })
+      await admin.close()
+      const strings = { serializers: stringSerializers, deserializers: stringDeserializers }
+      const producer = new Producer({ clientId: 'bench', bootstrapBrokers, ...strings, idempotent: true, acks: -1 })
+      const consumer = new Consumer({ clientId: 'bench', bootstrapBrokers, ...strings, groupId: topic })
+      const from = { mode: 'committed', fallbackMode: 'earliest' } as const
+      const stream = await consumer.consume({ topics: [topic], ...from, autocommit: 100, maxWaitTime: 500 })
+      const reading = (async () => {
+        for await (const { value } of stream) onReceived(value)
+      })()
+      type Sent = Parameters<typeof producer.send>[0]['messages'][number]
+      let waiting: Sent[] = []
+      let next: Promise<unknown> | undefined
+      let last: Promise<unknown> = Promise.resolve()
+      const sendWaiting = () => {
+        const messages = waiting
+        waiting = []
+        next = undefined
+        return producer.send({ messages, acks: -1 })
+      }
+      return {
+        send(n, value) {
+          waiting.push({ topic, key: `s${n % KEYS}`, value, headers: { id: randomUUID(), type: 'reading.taken' } })
+          next ??= last = last.then(sendWaiting)
+          return next
+        },
+        async close() {
+          await stream.close()
+          await reading
+          await consumer.close(true)
+          await producer.close()
+        },
+      }
+    },
+  }
+}
+
+function embeddedIn(directory: string): Broker {
+  return {
+    name: 'embedded',
+    durability: 'synchronous=FULL, write-ahead log',
+    ours: () => sqliteTransport(`${directory}/broker.db`),
+    async raw(onReceived) {
+      const database = new DatabaseSync(`${directory}/raw-${randomUUID()}.db`)
+      database.exec('pragma journal_mode = wal; pragma synchronous = full')
+      database.exec('create table log (position integer primary key, id text, key text, body text)')
+      database.exec('create table cursor (position integer); insert into cursor values (0)')
+      const insert = database.prepare('insert into log (id, key, body) values (?, ?, ?)')
+      const read = database.prepare('select position, body from log where position > ? order by position')
+      const acknowledge = database.prepare('update cursor set position = ?')
+      let position = 0
+      let waiting: { key: string; body: string; resolve: () => void }[] = []
+      const commit = () => {
+        const batch = waiting
+        waiting = []
+        database.exec('begin immediate')
+        acknowledge.run(position) // what was received before
+        for (const { key, body } of batch) insert.run(randomUUID(), key, body)
+        database.exec('commit')
+        for (const { resolve } of batch) resolve()
+        for (const row of read.all(position) as { position: number; body: string }[]) {
+          position = row.position
+          onReceived(row.body)
+        }
+      }
+      return {
+        send: (n, body) =>
+          new Promise<void>((resolve) => {
+            if (waiting.push({ key: `s${n % KEYS}`, body, resolve }) === 1) setImmediate(commit)
+          }),
+        close: async () => database.close(),
       }
     },
   }
