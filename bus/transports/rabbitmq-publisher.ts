@@ -13,7 +13,8 @@
  * P5 Of one key a single message is on its way: the next follows once it is confirmed, and none once it was refused, lost or
  *    returned to somebody who wants it. A queue that is full, or whose leader dies, may refuse a message and take the next
  *    one; published again, the first would come after it.
- * P6 A message that is larger than the server takes is refused for good, and only its batch with it.
+ * P6 A message that is larger than the server takes is refused for good, and only its batch with it. The server says how much it
+ *    takes by closing the channel; over the connection that is made then it is not asked again.
  */
 import type { ConfirmChannel } from 'amqplib'
 import { BusError, UnavailableError } from '../errors.ts'
@@ -72,6 +73,8 @@ export class Publisher {
   private readonly waiting: Job[] = []
   private stalled: NodeJS.Timeout | undefined
   private confirmedAt = 0
+  /** P6: what the server of this session takes, where that is known. */
+  private bytesMax: { readonly value: number; readonly since: Session | undefined } | undefined
 
   constructor(options: PublisherOptions) {
     this.options = options
@@ -85,9 +88,11 @@ export class Publisher {
       channel.on('return', ({ properties }) => {
         session.returned.add(properties.messageId)
       })
-      channel.on('error', (error) => this.refuseTooLarge(error))
+      channel.on('error', (error) => this.refuseTooLarge(session, error))
       channel.once('close', () => this.giveUp(session, new Error('the broker closed a channel that publishes')))
     }
+    // Learned over the last one, it holds for this one; later the server may have been told otherwise.
+    this.bytesMax = this.bytesMax?.since && { ...this.bytesMax, since: undefined }
     this.session = session
   }
 
@@ -96,6 +101,8 @@ export class Publisher {
     if (!this.session) return Promise.reject(notConnected())
     const { link } = this.session
     if (!link.state().ready) return Promise.reject(link.away())
+    const refusal = this.bytesMax && tooLargeAmong(messages, this.bytesMax.value)
+    if (refusal) return Promise.reject(refusal)
     return new Promise((resolve, reject) => {
       const items: Item[] = []
       const job: Job = {
@@ -227,12 +234,17 @@ export class Publisher {
       .then(() => this.pump())
   }
 
-  /** P6: the server says how much it takes, and closes the channel without saying which message it was. */
-  private refuseTooLarge(error: Error): void {
-    const bytesMax = Number(/larger than configured max size (\d+)/.exec(error.message)?.[1] ?? Number.NaN)
-    for (const job of Number.isNaN(bytesMax) ? [] : [...this.jobs]) {
-      const culprit = job.items.find(({ message }) => contentOf(message).length > bytesMax)
-      if (culprit) job.settle(tooLarge(culprit.message, bytesMax))
+  /** P6 */
+  private refuseTooLarge(session: Session, error: Error): void {
+    const [, text] = /larger than configured max size (\d+)/.exec(error.message) ?? []
+    if (text === undefined) return
+    this.bytesMax = { value: Number(text), since: session }
+    for (const job of [...this.jobs]) {
+      const refusal = tooLargeAmong(
+        job.items.map(({ message }) => message),
+        Number(text),
+      )
+      if (refusal) job.settle(refusal)
     }
   }
 
@@ -278,10 +290,13 @@ function unsendable({ type, id }: WireMessage, error: unknown): BusError {
   })
 }
 
-function tooLarge(message: WireMessage, bytesMax: number): BusError {
-  const size = contentOf(message).length
+function tooLargeAmong(messages: readonly WireMessage[], bytesMax: number): BusError | undefined {
+  const culprit = messages.find(({ body }) => Buffer.byteLength(body) > bytesMax)
+  if (!culprit) return undefined
+  const { id, type, body } = culprit
+  const text = `message ${id} (${type}) has ${Buffer.byteLength(body)} bytes and this RabbitMQ takes ${bytesMax}`
   return new BusError(
     'message_too_large',
-    `message ${message.id} (${message.type}) has ${size} bytes and this RabbitMQ takes ${bytesMax}: raise its max_message_size, or lower messageBytesMax so that it is refused where it is published`,
+    `${text}: raise its max_message_size, or lower messageBytesMax so that it is refused where it is published`,
   )
 }

@@ -193,6 +193,8 @@ check('P6 B6 a message larger than the server takes is refused by name, and only
   })
   const small = message(3)
   await eventually(() => transport.publish([small]).then(() => true), FACT)
+  await assert.rejects(transport.publish([message(4), large]), { code: 'message_too_large' })
+  await transport.publish([message(5)]) // it was not sent again to be refused: the connection stands
   const inbox = await consume(transport, 'all')
   await inbox.untilIds((seen) => seen.has(small.id))
 })
