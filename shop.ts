@@ -115,12 +115,15 @@ export async function startShop(options: ShopOptions = {}): Promise<Shop> {
     const transport = options.transport ?? (await openTransport(config, clock, log, options))
     opened.push(() => transport.close())
     // A file answers at once or says what is wrong; a server may start after us.
-    if (config.broker.scheme !== 'sqlite') await patiently('the broker', () => transport.open(), { clock, log })
+    const isServer = options.transport !== undefined || config.broker.scheme !== 'sqlite'
+    const withBroker = (work: () => Promise<void>) =>
+      isServer ? patiently('the broker', work, { clock, log }) : work()
+    if (isServer) await withBroker(() => transport.open())
     const traces = await openTraces(environment, log, options.spans)
     if (traces) opened.push(() => traces.close())
     const { services, hears } = await prepareServices({ config, clock, log, transport, traces, options, opened })
     // Every subscription exists before anybody says anything, so nobody misses what another says first.
-    for (const service of services) await service.bus.declare()
+    for (const service of services) await withBroker(() => service.bus.declare())
     for (const file of databaseFiles(config, options)) markSetUp(file)
 
     const limited = !headless
@@ -140,7 +143,7 @@ export async function startShop(options: ShopOptions = {}): Promise<Shop> {
     const { port, host } = config
     const server = headless ? null : await serve(gateway.app, { port, host })
     if (server) opened.push(() => server.close(0))
-    for (const service of services) await service.start()
+    for (const service of services) await withBroker(() => service.start())
     if (!headless) auditor.watch()
     if (!headless) monitor.watch()
     return running({ config, clock, log, tokens, transport, traces, services, gateway, server, auditor, monitor })

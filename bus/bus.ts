@@ -373,12 +373,14 @@ export function createBus(options: BusOptions) {
     await transport.open()
     await openBridges()
     for (const consumer of consumers.values()) await consumer.declare()
-    state = 'started'
-    relay.start()
-    await timers.start()
-    inbox.start()
-    await measureOutbox()
-    watchOutbox()
+    if (state === 'new') {
+      await measureOutbox()
+      await timers.start()
+      state = 'started'
+      relay.start()
+      inbox.start()
+      watchOutbox()
+    }
     for (const consumer of consumers.values()) await consumer.start()
   }
 
@@ -424,7 +426,7 @@ export function createBus(options: BusOptions) {
     start(): Promise<void> {
       if (state === 'closed') return Promise.reject(new BusError('bus_closed', `the bus of ${service} is closed`))
       starting ??= startAll().catch((error) => {
-        if (state === 'new') starting = undefined
+        starting = undefined // what runs by then goes on, and the next call begins the rest
         throw error
       })
       return starting
@@ -441,7 +443,7 @@ export function createBus(options: BusOptions) {
       relay.healthy &&
       storeWatch.healthy &&
       transport.state().ready &&
-      [...consumers.values()].every((consumer) => consumer.healthy),
+      [...consumers.values()].every((consumer) => consumer.serving),
     bridges: (): BusStatus['bridges'] =>
       [...bridges.values()].map(({ name, endpoint }) => ({ name, endpoint: endpoint.name, ...endpoint.state() })),
     async status(): Promise<BusStatus> {

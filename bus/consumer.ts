@@ -204,7 +204,7 @@ export class Consumer {
   private handledTotal = 0
   private failedTotal = 0
   /** The database took the last batch. */
-  healthy = true
+  private healthy = true
 
   constructor(options: ConsumerOptions) {
     this.options = options
@@ -242,14 +242,15 @@ export class Consumer {
     })
   }
 
+  /** Starting twice is fine. */
   async start(): Promise<void> {
-    this.source = await this.options.transport.consume(this.name, {
+    this.source ??= await this.options.transport.consume(this.name, {
       windowMax: this.options.limits.windowMax,
       windowBytesMax: this.options.limits.windowBytesMax,
       receive: (deliveries) => this.receive(deliveries),
       revoked: (lease) => this.revoke(lease),
     })
-    this.sweep()
+    if (!this.sweeper) this.sweep()
   }
 
   /** Takes no more, finishes what runs (B12). */
@@ -264,6 +265,11 @@ export class Consumer {
       })
     }
     await this.source?.close()
+  }
+
+  /** It consumes, and its database takes what it writes. */
+  get serving(): boolean {
+    return this.source !== undefined && this.healthy
   }
 
   /** Nothing received or claimed is unfinished. */

@@ -5,7 +5,7 @@
  *   amqp://user:password@host:5672/vhost#order_events?durable=yes&declare=no&prefetch=10
  *   kafka://host:9092,host:9092#orders          redis://host:6379#order_created
  */
-import type { Endpoint } from '@shopsphere/bus'
+import { BusError, type Endpoint } from '@shopsphere/bus'
 
 export type ForeignPlace = {
   readonly scheme: 'amqp' | 'kafka' | 'redis'
@@ -70,15 +70,42 @@ export const isSamePlace = (one: ForeignPlace, other: ForeignPlace) =>
 
 export type ForeignDoor = { name: string; endpoint: Endpoint; prefetch: number | undefined }
 
-/** Endpoints for a bridge at each of the places. A client is loaded where there is one for it. */
-export function openForeignPlaces(bridge: string, places: readonly ForeignPlace[]): Promise<ForeignDoor[]> {
+/**
+ * Endpoints for a bridge at each of the places. A client is loaded where there is one for it.
+ * @param setting the variable that named them, as `ORDER_CREATED_FROM`: where a place refuses, the error begins with it
+ */
+export function openForeignPlaces(
+  setting: string,
+  bridge: string,
+  places: readonly ForeignPlace[],
+): Promise<ForeignDoor[]> {
   return Promise.all(
     places.map(async (place) => ({
       name: `${bridge}.${brokers[place.scheme]}.${place.place}`,
-      endpoint: await endpointAt(place),
+      endpoint: blaming(setting, await endpointAt(place)),
       prefetch: place.prefetch,
     })),
   )
+}
+
+function blaming(setting: string, endpoint: Endpoint): Endpoint {
+  return {
+    name: endpoint.name,
+    async open(context) {
+      try {
+        await endpoint.open(context)
+      } catch (error) {
+        if (!(error instanceof BusError)) throw error
+        throw new BusError(error.code, `${setting}: ${error.message}`, { cause: error })
+      }
+    },
+    state: () => endpoint.state(),
+    receive: (options) => endpoint.receive(options),
+    settle: (arrival, outcome) => endpoint.settle(arrival, outcome),
+    send: (note) => endpoint.send(note),
+    waiting: () => endpoint.waiting(),
+    close: () => endpoint.close(),
+  }
 }
 
 async function endpointAt({ scheme, url, place, durable, declare }: ForeignPlace): Promise<Endpoint> {

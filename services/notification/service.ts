@@ -13,8 +13,8 @@ export const notification = defineService({
   async wire({ bus, store, clock, random, config, log }) {
     const mailer = createMailerSimulator({ store, clock, random, ...config.mailer })
     hear({ bus, clock, log, mailer })
-    for (const place of await openForeignPlaces('order_events', config.foreign.orderEventsFrom))
-      confirmForeignOrders({ bus, clock, log, mailer }, place)
+    const places = await openForeignPlaces('ORDER_EVENTS_FROM', 'order_events', config.foreign.orderEventsFrom)
+    for (const place of places) confirmForeignOrders({ bus, clock, log, mailer }, place)
     const routes = createApi(log)
     addRoutes(routes, { store, mailer })
     return { routes }

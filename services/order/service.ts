@@ -13,9 +13,12 @@ export const order = defineService({
     const book = createOrderBook({ clock, timers: config.timers })
     hear(bus, book, log)
     const { orderCreatedFrom, orderCreatedTo, orderEventsTo } = config.foreign
-    for (const place of await openForeignPlaces('order_created', orderCreatedFrom)) hearForeignOrders(bus, place)
-    for (const place of await openForeignPlaces('order_created_to', orderCreatedTo)) tellOrdersAsText(bus, place)
-    for (const place of await openForeignPlaces('order_events_to', orderEventsTo)) tellOrdersAsJson(bus, place)
+    const from = await openForeignPlaces('ORDER_CREATED_FROM', 'order_created', orderCreatedFrom)
+    for (const place of from) hearForeignOrders(bus, place)
+    const asText = await openForeignPlaces('ORDER_CREATED_TO', 'order_created_to', orderCreatedTo)
+    for (const place of asText) tellOrdersAsText(bus, place)
+    const asJson = await openForeignPlaces('ORDER_EVENTS_TO', 'order_events_to', orderEventsTo)
+    for (const place of asJson) tellOrdersAsJson(bus, place)
     return { routes: createRoutes({ store, clock, newId, idempotency, book, log }) }
   },
 })
