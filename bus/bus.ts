@@ -106,6 +106,8 @@ export function createBus(options: BusOptions) {
   let starting: Promise<void> | undefined
   let closing: Promise<void> | undefined
   let waitingInOutbox = 0
+  /** From start to close: whoever only hears goes on living, whatever the clients do with their sockets. */
+  let alive: NodeJS.Timeout | undefined
 
   const onFailure = (error: unknown) =>
     log.warn({ err: error }, 'the outbox could not be relayed; it is kept and tried again')
@@ -377,6 +379,7 @@ export function createBus(options: BusOptions) {
       await measureOutbox()
       await timers.start()
       state = 'started'
+      alive = setInterval(() => {}, ALIVE_MS)
       relay.start()
       inbox.start()
       watchOutbox()
@@ -422,7 +425,10 @@ export function createBus(options: BusOptions) {
       await openBridges()
       for (const consumer of consumers.values()) await consumer.declare()
     },
-    /** Opens store and transport, declares, begins to work. Where one of them is not there yet, it may be called again. */
+    /**
+     * Opens store and transport, declares, begins to work, and keeps the process alive until `close`. Where one of them is not
+     * there yet, it may be called again.
+     */
     start(): Promise<void> {
       if (state === 'closed') return Promise.reject(new BusError('bus_closed', `the bus of ${service} is closed`))
       starting ??= startAll().catch((error) => {
@@ -486,6 +492,7 @@ export function createBus(options: BusOptions) {
         await Promise.race([done, late])
         timer?.cancel()
         state = 'closed'
+        clearInterval(alive)
       })()
       return closing
     },
@@ -494,6 +501,9 @@ export function createBus(options: BusOptions) {
     },
   }
 }
+
+/** It does nothing; the longest interval that timers know. */
+const ALIVE_MS = 2_147_483_647
 
 function registrationsOf(topic: Topic, handler: Handler): Registration[] {
   const topics = Array.isArray(topic) ? topic : [topic as EventType | string | Binding]

@@ -78,10 +78,20 @@ export async function openService(
   listener.subscribe('#', (_, { message }) => void heard.push(message))
   await listener.start()
   await service.start()
-  const players = new Map<string, Awaited<ReturnType<typeof makeBus>>>()
+  const players = new Map<string, ReturnType<typeof makeBus>>()
+  const playerOf = (owner: string) => {
+    const known = players.get(owner)
+    if (known) return known
+    const made = makeBus(owner).then(async (bus) => {
+      await bus.start()
+      return bus
+    })
+    players.set(owner, made) // at once: two events of one owner may be said at the same time
+    return made
+  }
 
   const idle = async () => {
-    for (const player of players.values()) await player.idle()
+    for (const player of players.values()) await (await player).idle()
     await service.bus.idle()
     await listener.idle()
   }
@@ -94,12 +104,7 @@ export async function openService(
       return heard.filter(({ type }) => type === event.type).map(({ data }) => data as never)
     },
     async say(event, data, options) {
-      let player = players.get(event.owner)
-      if (!player) {
-        player = await makeBus(event.owner)
-        players.set(event.owner, player)
-        await player.start()
-      }
+      const player = await playerOf(event.owner)
       const id = await player.publish(event, data, options)
       await idle()
       return id
@@ -130,7 +135,7 @@ export async function openService(
     },
     async [Symbol.asyncDispose]() {
       await service.close()
-      for (const bus of [listener, ...players.values()]) {
+      for (const bus of [listener, ...(await Promise.all(players.values()))]) {
         await bus.close()
         await bus.store.close()
       }
