@@ -210,8 +210,10 @@ async function scan(
       const { gap, range } = one
       if (part.errorCode !== 0) throw cluster.failure(part.errorCode, `topic '${gap.topic}'`)
       const begun = (from: number) => ({ from, to: from, countedAt: performance.now(), waiting: 0, oldestAt: null })
-      let piece: Piece = begun(range.from)
-      const pieces = [piece]
+      // The piece before goes on while it has room, so a backlog that is looked at often does not come in crumbs.
+      const before = gap.pieces.find(({ from, to }) => to === range.from && to - from < PIECE_OFFSETS_MAX)
+      let piece = before ?? begun(range.from)
+      const pieces = before ? [] : [piece]
       const next = readBatches(part.records, range.from, part.abortedTransactions, (record, offset, at) => {
         if (offset >= range.to) return
         gap.scanned += 1

@@ -11,7 +11,7 @@
  * P4 A channel that the broker closes takes the connection with it: the next one begins with all that it needs. So does a
  *    refusal: a channel whose first message met a queue without a leader was seen to be refused ever after (3.10).
  * P5 Of one key a single message is on its way: the next follows once it is confirmed, and none once it was refused, lost or
- *    returned to somebody who wants it. A queue that is full, or whose leader dies, may refuse a message and take the next
+ *    returned though somebody wants it. A queue that is full, or whose leader dies, may refuse a message and take the next
  *    one; published again, the first would come after it.
  * P6 A message that is larger than the server takes is refused for good, and only its batch with it. The server says how much it
  *    takes by closing the channel; over the connection that is made then it is not asked again.
@@ -209,6 +209,14 @@ export class Publisher {
     this.free(session, item)
   }
 
+  /** P5: with its batch go those whose message of its key would come next. */
+  private fail(session: Session, item: Item, error: BusError): void {
+    item.job.settle(error)
+    const { key } = item.message
+    for (const { job } of (key !== null && session.keys.get(key)) || []) job.settle(error)
+    this.free(session, item)
+  }
+
   /** P5 */
   private free({ keys, freed }: Session, { message: { key } }: Item): void {
     if (key === null) return
@@ -227,8 +235,7 @@ export class Publisher {
           for (const item of returned) this.home(session, item)
         },
         (error) => {
-          job.settle(translate(error))
-          for (const item of returned) this.free(session, item)
+          for (const item of returned) this.fail(session, item, translate(error))
         },
       )
       .then(() => this.pump())
