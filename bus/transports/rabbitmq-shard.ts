@@ -3,6 +3,7 @@
  *
  * S1 A registration has a channel of its own, so delivery tags are its order. Acknowledged is up to the lowest unfinished
  *    tag, all at once; what is finished behind a hole is acknowledged singly where it would use up the prefetch.
+ *    A nameless message is a hole until it was published again with a name.
  * S2 Acknowledgements leave before the channel is closed; the broker takes back the rest, in order, in front of the queue.
  * S3 Once it is draining nothing more is taken from it, and nothing acknowledged until all that was taken is finished:
  *    the broker would send more for each.
@@ -62,6 +63,8 @@ export class Registration {
   private finished = 0
   /** Taken and not finished. */
   readonly hand = emptyHand()
+  /** Tags of messages that are being given a name, in order. */
+  private readonly nameless = new Set<number>()
   draining = false
   closed = false
   /** The broker ended it: the queue is no more, or was moved. */
@@ -143,7 +146,7 @@ export class Registration {
     const { link } = this.options
     // The answer comes on the same channel, behind the deliveries; setting the same prefetch changes nothing.
     if (!this.closed) await link.answer('an answer', this.channel.prefetch(PREFETCH))
-    let unacknowledged = 0
+    let unacknowledged = this.nameless.size
     let oldestAt: number | null = null
     for (let index = this.first; index < this.entries.length && !this.closed; index++) {
       const { done, publishedAt } = this.entries[index]!
@@ -156,7 +159,9 @@ export class Registration {
 
   /** Removes a nameless message, which has been published again with a name. */
   settle(message: ConsumeMessage): void {
-    if (!this.closed) this.channel.ack(message)
+    if (this.closed) return
+    this.nameless.delete(message.fields.deliveryTag)
+    this.channel.ack(message)
   }
 
   private take(message: ConsumeMessage | null): void {
@@ -169,7 +174,10 @@ export class Registration {
     }
     const wire = this.options.messageOf(message)
     if (wire) this.keep(message, wire)
-    else this.options.nameless(message, this)
+    else {
+      this.nameless.add(message.fields.deliveryTag)
+      this.options.nameless(message, this)
+    }
   }
 
   private keep(message: ConsumeMessage, wire: WireMessage): void {
@@ -190,8 +198,9 @@ export class Registration {
   /** S1: singly behind the hole where at least `singlyFrom` are finished there. */
   private acknowledge(singlyFrom: number): void {
     const { entries } = this
+    const [hole = Number.POSITIVE_INFINITY] = this.nameless
     let upTo = 0
-    while (this.first < this.next && entries[this.first]!.done) {
+    while (this.first < this.next && entries[this.first]!.done && entries[this.first]!.tag < hole) {
       upTo = entries[this.first++]!.tag
       this.finished--
     }

@@ -354,6 +354,28 @@ check('B6 a foreign message arrives with its bytes; without an id it is given on
   assert.equal((await transport.backlog('others')).waiting, 3, 'the others have their own three, not four')
 })
 
+check(
+  'B6 S1 a message without an id is not acknowledged with those behind it before it was published again',
+  async (world) => {
+    const transport = await opened(world, { shards: 1 })
+    await transport.declare(everything('all'))
+    const revoked: Lease[] = []
+    const inbox = await consume(transport, 'all', { revoked: (lease) => revoked.push(lease) })
+    const channel = await stranger(world)
+    for (let n = 0; n < 20; n++) {
+      const say = (messageId?: string) =>
+        channel.publish(`${rabbitmqPrefix(world, url)}platform-events`, 'order.placed', Buffer.from('hello'), {
+          ...(messageId && { messageId }),
+        })
+      say()
+      say(`named-${n}`)
+      await inbox.until(2 * (n + 1))
+    }
+    await eventually(async () => (await transport.backlog('all')).waiting === 0, FACT)
+    assert.deepEqual(revoked, [], 'the broker closes a channel that acknowledges twice')
+  },
+)
+
 check('refused for good: credentials, virtual host, a queue made otherwise; and what is no URL', async (world) => {
   const prefix = rabbitmqPrefix(world, url)
   const wrong = new URL(url)
