@@ -35,11 +35,21 @@ test('files, folders and patterns choose, each file once', () => {
   assert.ok(filesOf(['test']).every((file) => file.startsWith('test/')))
 })
 
-test('what stops servers, and holds what comes then to a time, runs one file at a time, after the rest', () => {
-  const [together, alone] = plan([], {}, root)!.passes
-  assert.ok(together!.includes('--test-concurrency=2') && alone!.includes('--test-concurrency=1'))
+test('what stops servers, and holds what comes then to a time, runs after the rest and with less beside it; clusters run alone', () => {
+  const passes = plan([], {}, root)!.passes
+  const concurrencyOf = (file: string) =>
+    passes.filter((pass) => pass.includes(file)).map((pass) => pass.find((word) => /concurrency/.test(word)))
+  assert.deepEqual(
+    passes
+      .flat()
+      .filter((word) => /concurrency/.test(word))
+      .map((word) => word.at(-1)),
+    ['3', '2', '1'],
+  )
   for (const file of ['bus/testing/fault-suite-redis.test.ts', 'test/disk-full.test.ts', 'outage/outage.test.ts'])
-    assert.ok(alone!.includes(file) && !together!.includes(file), file)
+    assert.deepEqual(concurrencyOf(file), ['--test-concurrency=2'], file)
+  assert.deepEqual(concurrencyOf('bus/testing/fault-cluster-kafka.test.ts'), ['--test-concurrency=1'])
+  assert.deepEqual(concurrencyOf('bus/routing.test.ts'), ['--test-concurrency=3'])
   assert.equal(plan(['test/run.test.ts'], {}, root)!.passes.length, 1)
 })
 

@@ -27,10 +27,15 @@ Runs every test of the repository, or of the files that are named:
 Exit status: 0 all passed, 1 a test failed, 2 wrong arguments or a wrong REQUIRE.
 `
 
-/** Test files that run at the same time. */
-const CONCURRENCY = 2
-/** These stop and kill servers and processes, and hold what comes then to a time: they run one by one. */
-const ALONE = /(?:^|\/)(?:fault-|disk-full|outage)[^/]*\.test\.ts$|-faults\.test\.ts$/
+/**
+ * How many test files run at the same time, one kind after the other: the first whose pattern fits. Most wait more than they
+ * work. Those that stop and kill servers hold what comes then to a time; a cluster is three servers.
+ */
+const KINDS: readonly { readonly concurrency: number; readonly files: RegExp }[] = [
+  { concurrency: 1, files: /(?:^|\/)fault-cluster-[^/]*\.test\.ts$/ },
+  { concurrency: 2, files: /(?:^|\/)(?:fault-|disk-full|outage)[^/]*\.test\.ts$|-faults\.test\.ts$/ },
+  { concurrency: 3, files: /./ },
+]
 /** For one test or one file: a limit for what hangs, not a measure. */
 const TIMEOUT_MS = 600_000
 
@@ -68,13 +73,9 @@ export function plan(argv: string[], environment: { REQUIRE?: string | undefined
     ...(values.name === undefined ? [] : [`--test-name-pattern=${values.name}`]),
     ...chosen,
   ]
-  const together = sorted.filter((file) => !ALONE.test(file))
-  const alone = sorted.filter((file) => ALONE.test(file))
+  const byKind = Map.groupBy(sorted, (file) => KINDS.find(({ files }) => files.test(file))!)
   return {
-    passes: [
-      ...(together.length > 0 ? [pass(together, CONCURRENCY)] : []),
-      ...(alone.length > 0 ? [pass(alone, 1)] : []),
-    ],
+    passes: KINDS.toReversed().flatMap((kind) => (byKind.has(kind) ? [pass(byKind.get(kind)!, kind.concurrency)] : [])),
     notes: notesOn(required),
     kafka: sorted.some((file) => asksForKafka(readFileSync(resolve(root, file), 'utf8'))),
   }
