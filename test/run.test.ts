@@ -46,7 +46,7 @@ test('what stops servers, and holds what comes then to a time, runs after the re
       .map((word) => word.at(-1)),
     ['3', '2', '1'],
   )
-  for (const file of ['bus/testing/fault-suite-redis.test.ts', 'test/disk-full.test.ts', 'outage/outage.test.ts'])
+  for (const file of ['bus/testing/fault-suite-redis.test.ts', 'test/disk-full.test.ts', 'test/processes.test.ts'])
     assert.deepEqual(concurrencyOf(file), ['--test-concurrency=2'], file)
   assert.deepEqual(concurrencyOf('bus/testing/fault-cluster-kafka.test.ts'), ['--test-concurrency=1'])
   assert.deepEqual(concurrencyOf('bus/routing.test.ts'), ['--test-concurrency=3'])

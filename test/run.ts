@@ -33,7 +33,7 @@ Exit status: 0 all passed, 1 a test failed, 2 wrong arguments or a wrong REQUIRE
  */
 const KINDS: readonly { readonly concurrency: number; readonly files: RegExp }[] = [
   { concurrency: 1, files: /(?:^|\/)fault-cluster-[^/]*\.test\.ts$/ },
-  { concurrency: 2, files: /(?:^|\/)(?:fault-|disk-full|outage)[^/]*\.test\.ts$|-faults\.test\.ts$/ },
+  { concurrency: 2, files: /(?:^|\/)(?:fault-|disk-full|outage|processes)[^/]*\.test\.ts$|-faults\.test\.ts$/ },
   { concurrency: 3, files: /./ },
 ]
 /** For one test or one file: a limit for what hangs, not a measure. */
