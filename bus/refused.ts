@@ -6,7 +6,7 @@
  * back would fill the outbox until the service could say nothing at all, for one message that seldom can be sent as it is.
  */
 import type { Clock } from './clock.ts'
-import { BusError, UnavailableError } from './errors.ts'
+import { BusError } from './errors.ts'
 import type { StoredMessage } from './outbox.ts'
 import { sql } from './sql.ts'
 import type { Store, Tx } from './store.ts'
@@ -16,9 +16,9 @@ export const OUTBOX = '(outbox)'
 
 export type OutboxRow = StoredMessage & { position: number; at: number }
 
-/** Publishing the same again cannot help. */
+/** The message is at fault: publishing it again cannot help. Whatever else a broker refuses, its operator can mend. */
 export function isRefusal(error: unknown): error is BusError {
-  return error instanceof BusError && !(error instanceof UnavailableError) && error.code !== 'bus_closed'
+  return error instanceof BusError && (error.code === 'message_too_large' || error.code === 'invalid_argument')
 }
 
 /** Moves a row from the outbox to the dead letters. False: another process was faster. */

@@ -9,9 +9,9 @@
  *    and exactly those are deleted before more are read. Of one key they are in order all the same: who publishes after
  *    another's commit, or under the same row's lock, takes the higher position.
  * R3 While the broker is away nothing is lost and nobody waits: it is tried again with back-off.
- * R5 A batch that is refused for good is divided until the messages at fault stand alone: they become dead letters of the
- *    outbox (refused.ts), and the others go. Where the broker refuses what is asked of it and takes none of the batch,
- *    the fault is its set-up and no message's: they wait as in R3, and are kept.
+ * R5 A batch with a message that the broker will never take is divided until that one stands alone: it becomes a dead letter
+ *    of the outbox (refused.ts), and the others go. What the broker refuses for its set-up (`transport_refused`) is no
+ *    message's fault, and waits as in R3.
  */
 import type { Clock, Timer } from './clock.ts'
 import type { Codec } from './codec.ts'
@@ -30,8 +30,6 @@ const MARK_MS = 50
 const MARK_ROWS = 4_000
 const RETRY_FIRST_MS = 50
 const RETRY_MAX_MS = 5_000
-/** So many first ones of a batch are tried alone before its refusal is put down to the broker's set-up. */
-const REFUSED_FIRST_MAX = 8
 
 function traceparentOf(codec: Codec, body: string | Uint8Array): string | null {
   try {
@@ -45,8 +43,6 @@ function traceparentOf(codec: Codec, body: string | Uint8Array): string | null {
 function mayHaveBeenCut(rows: readonly OutboxRow[], { relayBatchBytesMax, messageBytesMax }: Limits): boolean {
   return rows.reduce((sum, { body }) => sum + 3 * body.length, messageBytesMax) > relayBatchBytesMax
 }
-
-type Refused = { readonly row: OutboxRow; readonly refusal: BusError }
 
 export type RelayOptions = {
   store: Store
@@ -166,28 +162,20 @@ export class Relay {
 
   /** Answers what the broker has confirmed: all, but for what it will never take (R5). */
   private async send(rows: OutboxRow[]): Promise<OutboxRow[]> {
-    const sent: OutboxRow[] = []
-    const atFault: Refused[] = []
-    const setUp: Refused[] = [] // the broker's, unless it takes others
-    const parts = [rows]
-    while (parts.length > 0 && (sent.length > 0 || setUp.length < REFUSED_FIRST_MAX)) {
-      const part = parts.shift()!
-      try {
-        await this.options.transport.publish(part.map(toWire))
-        sent.push(...part)
-      } catch (error) {
-        if (!isRefusal(error)) throw error
-        const half = part.length >> 1
-        if (half > 0) parts.unshift(part.slice(0, half), part.slice(half))
-        else (error.code === 'transport_refused' ? setUp : atFault).push({ row: part[0]!, refusal: error })
+    const { transport, store, onRefused } = this.options
+    try {
+      await transport.publish(rows.map(toWire))
+      return rows
+    } catch (error) {
+      if (!isRefusal(error)) throw error
+      if (rows.length === 1) {
+        if (await setAside(store, rows[0]!, error, this.options)) onRefused(rows[0]!, error)
+        return []
       }
+      const half = rows.length >> 1
+      const first = await this.send(rows.slice(0, half))
+      return [...first, ...(await this.send(rows.slice(half)))]
     }
-    const waits = sent.length === 0 ? setUp.shift() : undefined
-    for (const { row, refusal } of waits ? atFault : [...atFault, ...setUp]) {
-      if (await setAside(this.options.store, row, refusal, this.options)) this.options.onRefused(row, refusal)
-    }
-    if (waits) throw waits.refusal
-    return sent
   }
 
   /** Each message's way from its transaction to the broker, which has just confirmed it. */

@@ -114,9 +114,9 @@ export type Transport = {
   declare(subscription: SubscriptionSpec): Promise<void>
   /**
    * Takes the batch, in this order. Resolves when every message is durable; rejects with an UnavailableError where that
-   * is not known, and then all of them may be published again. What the broker will never take rejects with another
-   * BusError, best `message_too_large` or `invalid_argument`: the relay finds the message at fault and goes on without it
-   * (relay.ts, R5). `transport_refused` says that the broker's set-up is at fault.
+   * is not known, and then all of them may be published again. What the broker will never take rejects with
+   * `message_too_large` or `invalid_argument`: the relay finds the message at fault and goes on without it (relay.ts, R5).
+   * `transport_refused` says that the broker's set-up is at fault: everything waits until it is mended.
    */
   publish(messages: readonly WireMessage[]): Promise<void>
   /** Begins to deliver. One consumer per subscription and transport object. */
