@@ -118,7 +118,7 @@ export async function startShop(options: ShopOptions = {}): Promise<Shop> {
     const isServer = options.transport !== undefined || config.broker.scheme !== 'sqlite'
     const withBroker = (work: () => Promise<void>) =>
       isServer ? patiently('the broker', work, { clock, log }) : work()
-    if (isServer) await withBroker(() => transport.open())
+    await withBroker(() => transport.open())
     const traces = await openTraces(environment, log, options.spans)
     if (traces) opened.push(() => traces.close())
     const { services, hears } = await prepareServices({ config, clock, log, transport, traces, options, opened })

@@ -90,7 +90,7 @@ export function openForeignPlaces(
 
 function blaming(setting: string, endpoint: Endpoint): Endpoint {
   return {
-    name: endpoint.name,
+    ...endpoint,
     async open(context) {
       try {
         await endpoint.open(context)
@@ -99,12 +99,6 @@ function blaming(setting: string, endpoint: Endpoint): Endpoint {
         throw new BusError(error.code, `${setting}: ${error.message}`, { cause: error })
       }
     },
-    state: () => endpoint.state(),
-    receive: (options) => endpoint.receive(options),
-    settle: (arrival, outcome) => endpoint.settle(arrival, outcome),
-    send: (note) => endpoint.send(note),
-    waiting: () => endpoint.waiting(),
-    close: () => endpoint.close(),
   }
 }
 

@@ -41,11 +41,11 @@ const TIMEOUT_MS = 600_000
 
 const NOT_OURS = ['node_modules', 'dist']
 
-/** `passes`: what node is told, one time after the other. */
-/** `kafka`: a file asks for a Kafka that others may use too. It has no standard port, and each file would start its own. */
 export type Plan = {
+  /** What node is told, one time after the other. */
   readonly passes: readonly (readonly string[])[]
   readonly notes: readonly string[]
+  /** A file asks for a Kafka that others may use too. It has no standard port, and each file would start its own. */
   readonly kafka: boolean
 }
 
