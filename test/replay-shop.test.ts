@@ -11,7 +11,7 @@ import { startShopOn } from '../replay/start-shop.ts'
 
 const BOOK = new URL('../replay/books/online-retail.csv', import.meta.url)
 /** For combinations of servers, where the same rules hold and every message costs more. */
-const LINES_SHORT = 150
+const LINES_SHORT = 250
 const TIMEOUT_MS = 180_000
 /** With the header: 66 invoices, among them some that give goods back, one of which names goods bought above. */
 const LINES = 1_000

@@ -46,7 +46,7 @@ const CHILD_TIMEOUT_MS = 60_000
 
 export function crashSuite(
   name: string,
-  { module, occurrences = [1, 12] }: CrashSuiteOptions,
+  { module, occurrences = [1, 3, 12] }: CrashSuiteOptions,
   runner: SuiteRunner = {},
 ): void {
   const register = caseRegistrar(name, runner)

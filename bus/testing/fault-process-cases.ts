@@ -8,7 +8,7 @@ import type { FaultCheck } from './fault-suite.ts'
 
 const JOINS = 3
 const NEIGHBOURS = 100
-const GETS_WORK_WITHIN_MS = 30_000
+const GETS_WORK_WITHIN_MS = 15_000
 /** Milliseconds in which what a fenced process tried must have come to its end. */
 const GIVES_UP_WITHIN_MS = 10_000
 /** Processes that may be started until a poisonous word is buried: one for each attempt, one that buries it, and as many again. */
