@@ -84,6 +84,22 @@ test('a wrong REQUIRE ends with status 2 before any test runs; --help with 0', (
   assert.match(help.stdout, /^Usage: npm test/)
 })
 
+test('a file that leaves something open after its tests is told of and fails; the run goes on', async () => {
+  await using world = await createWorld()
+  const [open, next] = ['open', 'next'].map((name) => join(world.directory, `${name}.test.ts`)) as [string, string]
+  writeFileSync(
+    open,
+    `import { test } from 'node:test'\ntest('leaves a timer', () => void setInterval(() => {}, 1_000))\n`,
+  )
+  writeFileSync(next, `import { test } from 'node:test'\ntest('comes next', () => {})\n`)
+  const { NODE_TEST_CONTEXT: _, ...env } = process.env
+  const ran = spawnSync(process.execPath, ['test/run.ts', open, next], { cwd: root, env, encoding: 'utf8' })
+  assert.equal(ran.status, 1, ran.stdout)
+  assert.match(ran.stdout, /open\.test\.ts: its tests are done.*still open:.*Timeout/)
+  assert.match(ran.stdout, /✔ comes next/)
+  assert.match(ran.stdout, /✖ \S*open\.test\.ts/)
+})
+
 const { skip } = await needs('kafka')
 
 test('one Kafka serves all files of a run and ends with it, also when one fails or is interrupted; a file by itself starts its own', {

@@ -36,8 +36,11 @@ const KINDS: readonly { readonly concurrency: number; readonly files: RegExp }[]
   { concurrency: 2, files: /(?:^|\/)(?:fault-|disk-full|outage|processes)[^/]*\.test\.ts$|-faults\.test\.ts$/ },
   { concurrency: 3, files: /./ },
 ]
-/** For one test or one file: a limit for what hangs, not a measure. */
+/** For one test: a limit for what hangs, not a measure. */
 const TIMEOUT_MS = 600_000
+
+/** A file that does not end after its tests fails. */
+const OPEN_HANDLES = fileURLToPath(new URL('open-handles.ts', import.meta.url))
 
 const NOT_OURS = ['node_modules', 'dist']
 
@@ -70,6 +73,7 @@ export function plan(argv: string[], environment: { REQUIRE?: string | undefined
     '--test',
     `--test-concurrency=${concurrency}`,
     `--test-timeout=${TIMEOUT_MS}`,
+    `--import=${OPEN_HANDLES}`,
     ...(values.name === undefined ? [] : [`--test-name-pattern=${values.name}`]),
     ...chosen,
   ]
