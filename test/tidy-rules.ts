@@ -303,10 +303,13 @@ export const noOnly: Rule = (files) =>
       })),
     )
 
+/** It looks after every test file. */
+const PRELOADED = 'test/open-handles.ts'
+
 /** `npm test` finds tests by their names; the suites that others run are registered by a test file. */
 export const testFileNames: Rule = (files) =>
   files
-    .filter((file) => isCode(file) && !isTest(file) && !file.path.startsWith('bus/testing/'))
+    .filter((file) => isCode(file) && !isTest(file) && !file.path.startsWith('bus/testing/') && file.path !== PRELOADED)
     .flatMap((file) =>
       importsOf(file)
         .filter(({ from }) => from === 'node:test')
