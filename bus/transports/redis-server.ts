@@ -4,6 +4,12 @@ import type { Log } from '../log.ts'
 import type { Connection } from './redis-connection.ts'
 
 const VERSION_MIN = 7
+/** Beside a text, its line's end stands in the query buffer. */
+const LINE_END_BYTES = 2
+/** No server can be told to take less. */
+export const SIZE_LIMIT_MIN = 2 ** 20 - LINE_END_BYTES
+
+export type SizeLimit = { readonly bytesMax: number; readonly setting: string }
 
 export type ServerFacts = {
   version: string
@@ -11,6 +17,8 @@ export type ServerFacts = {
   durable: boolean
   /** What a crash of the server may cost; null: nothing that was confirmed. */
   crashCosts: string | null
+  /** How long a text may be; null: it may not be read here. */
+  sizeLimit: SizeLimit | null
 }
 
 /** Throws `transport_refused` where this server cannot carry the log. */
@@ -28,7 +36,8 @@ export async function inspect(connection: Connection): Promise<ServerFacts> {
   const policy = settings.get('maxmemory-policy') ?? info.get('maxmemory_policy') ?? 'noeviction'
   if (policy.startsWith('allkeys') && info.get('maxmemory') !== '0')
     throw refuse(`maxmemory-policy ${policy} may throw streams away: set maxmemory-policy noeviction`)
-  return { version, ...durabilityOf(info.get('aof_enabled') === '1', settings.get('appendfsync')) }
+  const durability = durabilityOf(info.get('aof_enabled') === '1', settings.get('appendfsync'))
+  return { version, ...durability, sizeLimit: sizeLimitOf(settings) }
 }
 
 function durabilityOf(appendOnly: boolean, fsync: string | undefined): Pick<ServerFacts, 'durable' | 'crashCosts'> {
@@ -47,10 +56,24 @@ export function warnOf({ crashCosts }: ServerFacts, address: string, log: Log): 
   log.warn({ address }, text)
 }
 
+export async function readSizeLimit(connection: Connection): Promise<SizeLimit | null> {
+  return sizeLimitOf(await configOf(connection))
+}
+
+function sizeLimitOf(settings: ReadonlyMap<string, string>): SizeLimit | null {
+  const text = Number(settings.get('proto-max-bulk-len'))
+  const buffer = Number(settings.get('client-query-buffer-limit')) - LINE_END_BYTES
+  if (Number.isNaN(text) || Number.isNaN(buffer)) return null
+  if (text <= buffer) return { bytesMax: text, setting: 'proto-max-bulk-len' }
+  return { bytesMax: buffer, setting: 'client-query-buffer-limit' }
+}
+
+const SETTINGS = ['appendfsync', 'maxmemory-policy', 'proto-max-bulk-len', 'client-query-buffer-limit']
+
 /** Managed servers may not let it be read. */
 async function configOf(connection: Connection): Promise<Map<string, string>> {
   try {
-    const flat = (await connection.command(['CONFIG', 'GET', 'appendfsync', 'maxmemory-policy'])) as string[]
+    const flat = (await connection.command(['CONFIG', 'GET', ...SETTINGS])) as string[]
     return new Map(flat.flatMap((name, at) => (at % 2 === 0 ? [[name, flat[at + 1]!] as const] : [])))
   } catch (error) {
     if (error instanceof BusError && error.code === 'transport_refused') return new Map()

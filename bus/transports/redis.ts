@@ -41,6 +41,7 @@ import { keysOf, type RedisKeys } from './redis-keys.ts'
 import { Reader } from './redis-reader.ts'
 import { append, declare, prepare, remove, tidy } from './redis-scripts.ts'
 import { inspect, warnOf } from './redis-server.ts'
+import { isLarge, SizeGuard } from './redis-size.ts'
 
 export type RedisTransportOptions = {
   clock?: Clock
@@ -91,6 +92,7 @@ class RedisTransport implements Transport {
   private readonly options: Required<RedisTransportOptions>
   private readonly process = randomUUID()
   private readonly commands: Connection
+  private readonly size: SizeGuard
   private readonly readers = new Map<string, Reader>()
   /** What this process declared, to be made again should the server lose it. */
   private readonly declared = new Map<string, SubscriptionSpec>()
@@ -134,6 +136,7 @@ class RedisTransport implements Transport {
       prepare: (connection) => this.prepare(connection),
       lost: (error) => log.warn({ address: this.commands.address, error: error.message }, 'the connection is lost'),
     })
+    this.size = new SizeGuard(this.commands, clock)
   }
 
   /** `durable` is known once it is open. */
@@ -161,6 +164,7 @@ class RedisTransport implements Transport {
     const { log, requireDurable, prefix, shards } = this.options
     const facts = await inspect(connection)
     this.durable = facts.durable
+    this.size.tell(facts.sizeLimit)
     if (requireDurable && !facts.durable)
       throw new BusError(
         'transport_refused',
@@ -238,6 +242,11 @@ class RedisTransport implements Transport {
     if (this.closing) return Promise.reject(this.closedError())
     if (!this.opened) return Promise.reject(this.notOpenError())
     if (messages.length === 0) return Promise.resolve()
+    if (!this.size.isDoubtful(messages)) return this.enqueue(messages)
+    return this.size.check(messages).then(() => this.enqueue(messages))
+  }
+
+  private enqueue(messages: readonly WireMessage[]): Promise<void> {
     return new Promise((resolve, reject) => {
       this.jobs.push({ messages, resolve, reject })
       this.appendSoon()
@@ -289,10 +298,16 @@ class RedisTransport implements Transport {
       for (let bytes = 0; next < messages.length && next - first < BATCH_MESSAGES_MAX; next++) {
         const message = messages[next]!
         bytes += message.body.length
-        if (next > first && bytes > BATCH_BYTES_MAX) break
+        if (next > first && (bytes > BATCH_BYTES_MAX || isLarge(message) || isLarge(messages[first]!))) break
         pushArguments(args, message, this.keys.streams.length)
       }
-      await this.appendPiece(next - first, args)
+      try {
+        await this.appendPiece(next - first, args)
+      } catch (error) {
+        const isAlone = next - first === 1 && this.appendsRunning === 1
+        if (isAlone && isLarge(messages[first]!)) this.size.failed(messages[first]!, error as Error)
+        throw error
+      }
     }
   }
 

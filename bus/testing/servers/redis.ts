@@ -7,6 +7,8 @@ export type RedisOptions = {
   appendonly?: boolean
   /** When that log is synced; `always` by default, so that what was answered survives `kill`. */
   appendfsync?: 'always' | 'everysec'
+  /** Further lines of redis.conf, as `maxmemory: '100mb'`. */
+  settings?: Readonly<Record<string, string>>
 }
 
 /** Whether Redis answers on `port`. */
@@ -18,13 +20,14 @@ export async function startRedis(options: RedisOptions = {}): Promise<Server> {
   const command = findProgram('redis-server', 'redis-server')
   const { appendonly = true, appendfsync = 'always', port = await freePort() } = options
   const folder = serverFolder('redis')
-  const settings = {
+  const all = {
     port,
     bind: '127.0.0.1',
     dir: folder,
     save: '',
     appendonly: appendonly ? 'yes' : 'no',
     appendfsync,
+    ...options.settings,
   }
   const server = createServerProcess({
     name: 'redis',
@@ -32,7 +35,7 @@ export async function startRedis(options: RedisOptions = {}): Promise<Server> {
     port,
     folder,
     command,
-    args: Object.entries(settings).flatMap(([key, value]) => [`--${key}`, String(value)]),
+    args: Object.entries(all).flatMap(([key, value]) => [`--${key}`, String(value)]),
     answers: () => redisAnswers(port),
   })
   await server.start()
