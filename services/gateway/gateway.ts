@@ -155,12 +155,12 @@ const metricsRoute = createRoute({
   responses: { 200: { description: 'Metrics', content: { 'text/plain': { schema: z.string() } } } },
 })
 
-type AboutOptions = Pick<GatewayOptions, 'services' | 'transport' | 'events' | 'log'> & {
+type AboutOptions = Pick<GatewayOptions, 'services' | 'transport' | 'events' | 'hears' | 'log'> & {
   elsewhere: ReadonlyMap<string, string>
   metrics: ReturnType<typeof createMetrics>
 }
 
-function aboutRoutes({ services, transport, events, elsewhere, metrics, log }: AboutOptions): Api {
+function aboutRoutes({ services, transport, events, hears, elsewhere, metrics, log }: AboutOptions): Api {
   const api = createApi(log)
   api.openapi(liveRoute, (c) => c.json({ live: true as const }, 200))
   api.openapi(readyRoute, (c) => {
@@ -173,7 +173,7 @@ function aboutRoutes({ services, transport, events, elsewhere, metrics, log }: A
     return c.body(body, 200, { 'content-type': contentType }) as never
   })
   api.get('/', (c) =>
-    c.html(startPage(events, new URL(c.req.url).origin), 200, { 'content-security-policy': START_PAGE_POLICY }),
+    c.html(startPage(events, hears, new URL(c.req.url).origin), 200, { 'content-security-policy': START_PAGE_POLICY }),
   )
   return api
 }

@@ -27,21 +27,35 @@ ORDER=$(curl -s localhost:3000/api/orders -H "$JSON" -H "idempotency-key: $(date
   | sed 's/.*"orderId":"\([^"]*\)".*/\1/')
 curl -N localhost:3000/api/orders/$ORDER/live`
 
-export function startPage(events: readonly EventType[], origin: string): string {
+const style = `
+:root { --text: #1c2330; --dim: #4d5a70; --back: #fff; --box: #e8f0fa; --line: #8fb0d6; --quiet: #f3f5f8; --link: #0b5cad }
+@media (prefers-color-scheme: dark) {
+  :root { --text: #e4e8ee; --dim: #a3b1c6; --back: #14181f; --box: #1c2a3d; --line: #3d5f87; --quiet: #1f2530; --link: #7db7f0 }
+}
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 68rem; margin: 2rem auto; padding: 0 1rem; color: var(--text); background: var(--back) }
+pre { background: var(--quiet); padding: 1rem; overflow-x: auto; border-radius: .4rem }
+a { color: var(--link) }
+.picture { margin: 1.5rem 0 }
+.services { columns: 4 15rem; column-gap: .75rem; margin-bottom: .75rem }
+.box { background: var(--box); border: 1px solid var(--line); border-radius: .4rem; padding: .6rem .8rem; margin-bottom: .75rem; break-inside: avoid; overflow-wrap: anywhere }
+.wide { text-align: center }
+.box h3, .box p, .box dl { margin: 0 }
+.box h3 { font-size: 1rem }
+.box dt { color: var(--dim); font-size: .8rem; margin-top: .4rem }
+.box dd { font-size: .85rem; line-height: 1.4; margin: 0 }
+.box dd + dd { margin-top: .15rem }`
+
+/** `hears`: as far as this process knows; another process knows what its own services hear. */
+export function startPage(events: readonly EventType[], hears: readonly Hears[], origin: string): string {
   return `<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>ShopSphere</title>
-<style>
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #1c2330; background: #fff }
-pre { background: #f3f5f8; padding: 1rem; overflow-x: auto; border-radius: .4rem }
-svg { width: 100%; height: auto }
-a { color: #0b5cad }
-@media (prefers-color-scheme: dark) { body { color: #e4e8ee; background: #14181f } pre { background: #1f2530 } a { color: #7db7f0 } }
+<style>${style}
 </style></head><body>
 <h1>ShopSphere</h1>
-<p>An online shop whose services talk only through events. Each box is a service with its own database; what it says
-stands inside.</p>
-${picture(events)}
+<p>An online shop whose services talk only through events. Each box is a service with its own database: what it says (→), and
+what it hears of whom (←).</p>
+${picture(events, hears)}
 <h2>Where things are</h2>
 <ul>${links.map(([href, what]) => `<li><a href="${href}">${href}</a> – ${escaped(what)}</li>`).join('')}
 <li><code>POST /api/orders</code> places an order; <code>GET /api/orders/{orderId}/live</code> shows it move</li>
@@ -53,43 +67,40 @@ ${picture(events)}
 `
 }
 
-const COLUMNS = 4
-const WIDTH = 960
-const GAP = 16
-const LINE = 15
-const HEAD = 30
-const DOOR = 40
+/** Timers that a service sets itself are left out. */
+const isForOthers = (type: string) => !type.endsWith('_due')
 
-/** The services in rows, the gateway above them, each with what it says. Timers that a service sets itself are left out. */
-function picture(events: readonly EventType[]): string {
-  const said = new Map<string, string[]>()
-  for (const { owner, type } of events) {
-    if (!type.endsWith('_due')) said.set(owner, [...(said.get(owner) ?? []), type])
-  }
-  for (const listener of ['analytics', 'audit']) said.set(listener, ['hears, says nothing'])
-  const boxes = [...said]
-  const boxWidth = (WIDTH - GAP * (COLUMNS - 1)) / COLUMNS
-  const drawn: string[] = [box(0, 0, WIDTH, DOOR, 'gateway: HTTP, sign-in, limits, live updates', [])]
-  let top = DOOR + GAP
-  for (let start = 0; start < boxes.length; start += COLUMNS) {
-    const row = boxes.slice(start, start + COLUMNS)
-    const height = HEAD + LINE * Math.max(...row.map(([, types]) => types.length)) + 8
-    row.forEach(([name, types], column) => {
-      drawn.push(box(column * (boxWidth + GAP), top, boxWidth, height, name, types))
-    })
-    top += height + GAP
-  }
-  drawn.push(box(0, top, WIDTH, DOOR, 'broker: every event to everyone who subscribed, in order by key', []))
-  return `<svg viewBox="0 0 ${WIDTH} ${top + DOOR}" role="img" aria-label="The services and the events they say" font-family="system-ui, sans-serif">${drawn.join('')}</svg>`
-}
-
-function box(x: number, y: number, width: number, height: number, title: string, types: readonly string[]): string {
-  const lines = types.map(
-    (type, index) =>
-      `<text x="${x + 10}" y="${y + HEAD + 10 + index * LINE}" font-size="11" fill="#33415c">${escaped(type)}</text>`,
+/** The gateway above, the broker below, the services between them. */
+function picture(events: readonly EventType[], hears: readonly Hears[]): string {
+  const ownerOf = new Map(events.map(({ type, owner }) => [type, owner]))
+  const said = Map.groupBy(
+    events.filter(({ type }) => isForOthers(type)),
+    ({ owner }) => owner,
   )
-  return `<rect x="${x}" y="${y}" width="${width}" height="${height}" rx="6" fill="#e8f0fa" stroke="#8fb0d6"/><text x="${x + 10}" y="${y + 22}" font-size="14" font-weight="600" fill="#14253d">${escaped(title)}</text>${lines.join('')}`
+  const names = new Set([...said.keys(), ...hears.map(({ service }) => service)])
+  const boxes = [...names].map((name) => {
+    const types = new Set(hears.filter(({ service }) => service === name).flatMap(({ types }) => types))
+    const heard = Map.groupBy([...types].filter(isForOthers), (type) => ownerOf.get(type) ?? 'patterns')
+    heard.delete(name)
+    const sources = types.has('#')
+      ? ['everything']
+      : [...heard].map(([owner, types]) => `${owner}: ${types.map((type) => short(type, owner)).join(', ')}`)
+    const says = (said.get(name) ?? []).map(({ type }) => short(type, name))
+    return `<div class="box"><h3>${escaped(name)}</h3><dl>${list('→ says', says.length ? [says.join(', ')] : [])}${list('← hears', sources)}</dl></div>`
+  })
+  const wide = (name: string, what: string) => `<div class="box wide"><h3>${name}</h3><p>${what}</p></div>`
+  return `<div class="picture">${wide('gateway', 'HTTP, sign-in, limits, live updates')}
+<div class="services">${boxes.join('\n')}</div>
+${wide('broker', 'every event to everyone who subscribed, in order by key')}</div>`
 }
+
+/** `placed` for `order.placed` where it stands with its owner's name anyway. */
+const short = (type: string, owner: string) => (type.startsWith(`${owner}.`) ? type.slice(owner.length + 1) : type)
+
+const list = (name: string, entries: readonly string[]) =>
+  entries.length === 0
+    ? ''
+    : `<dt>${name}</dt>${entries.map((entry) => `<dd>${escaped(entry).replace(/^\w+(?=:)/, '<b>$&</b>')}</dd>`).join('')}`
 
 function escaped(text: string): string {
   return text.replaceAll('&', '&amp;').replaceAll('<', '&lt;').replaceAll('>', '&gt;').replaceAll('"', '&quot;')
