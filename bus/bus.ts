@@ -351,7 +351,7 @@ export function createBus(options: BusOptions) {
       reader.get<{ count: number; oldest: number | null; refused: number }>(sql`
         select count(*) as count, min(at) as oldest,
           (select count(*) from bus_dead_letter where subscription = ${OUTBOX} and status = 'open') as refused
-        from bus_outbox where position > ${relay.sentTo}`),
+        from bus_outbox where position > ${relay.bookmark}`),
     )
     waitingInOutbox = Number(row!.count)
     return {

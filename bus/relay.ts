@@ -6,22 +6,29 @@
  * R2 A row is deleted only after the broker confirmed it. A crash between the two sends it again; the inbox knows it.
  * R4 No row is passed over. In SQLite rows become visible in the order of their positions, so a bookmark tells what was
  *    sent. In PostgreSQL a lower position may become visible after a higher one: there every row that is visible is sent,
- *    and exactly those are deleted before more are read. Of one key they are in order all the same: who publishes after
- *    another's commit, or under the same row's lock, takes the higher position.
+ *    and exactly those are deleted before more are read; the bookmark is a low-water mark (low-water-mark.ts). Of one key
+ *    they are in order all the same: who publishes after another's commit, or under the same row's lock, takes the higher
+ *    position.
  * R3 While the broker is away nothing is lost and nobody waits: it is tried again with back-off.
  * R5 A batch with a message that the broker will never take is divided until that one stands alone: it becomes a dead letter
  *    of the outbox (refused.ts), and the others go. What the broker refuses for its set-up (`transport_refused`) is no
  *    message's fault, and waits as in R3.
+ * R6 In PostgreSQL the processes of a service take turns: a batch is read, sent and deleted in one transaction that holds a
+ *    lock, so nothing goes out twice. One that stands still loses its transaction, and with it the lock, after the store's
+ *    idleInTransactionTimeoutMs; what it had sent may then be sent again (R2). In SQLite every process that has the
+ *    database open relays for itself.
  */
 import type { Clock, Timer } from './clock.ts'
 import type { Codec } from './codec.ts'
 import type { Step } from './consumer.ts'
 import type { BusError } from './errors.ts'
 import type { Limits } from './limits.ts'
+import { hold } from './lock.ts'
+import { LowWaterMark } from './low-water-mark.ts'
 import { toWire } from './outbox.ts'
 import { isRefusal, type OutboxRow, setAside } from './refused.ts'
 import { list, sql } from './sql.ts'
-import type { Store } from './store.ts'
+import type { MaybePromise, Reader, Store, Tx } from './store.ts'
 import type { Tracing } from './tracing.ts'
 import type { Transport } from './transport.ts'
 
@@ -44,6 +51,8 @@ function mayHaveBeenCut(rows: readonly OutboxRow[], { relayBatchBytesMax, messag
   return rows.reduce((sum, { body }) => sum + 3 * body.length, messageBytesMax) > relayBatchBytesMax
 }
 
+type Write = <T>(work: (tx: Tx) => MaybePromise<T>) => Promise<T>
+
 export type RelayOptions = {
   store: Store
   transport: Transport
@@ -65,9 +74,12 @@ export class Relay {
   private running: Promise<void> | undefined
   private again = false
   private stopped = false
-  /** Up to here the broker has confirmed; stays 0 where there is no bookmark (R4). */
-  sentTo = 0
+  /** In SQLite. Up to here the broker has confirmed. */
+  private sentTo = 0
+  /** In SQLite. Up to here what was confirmed is deleted. */
   private markedTo = 0
+  /** In PostgreSQL. */
+  private readonly lowWater = new LowWaterMark()
   private marking: Promise<void> | undefined
   private markTimer: Timer | undefined
   private retry: { timer: Timer; failures: number } | undefined
@@ -82,6 +94,11 @@ export class Relay {
     return this.retry === undefined
   }
 
+  /** No row up to here is still to be confirmed. */
+  get bookmark(): number {
+    return this.options.store.dialect === 'sqlite' ? this.sentTo : this.lowWater.position
+  }
+
   get idle(): boolean {
     return this.running === undefined && this.marking === undefined && this.retry === undefined
   }
@@ -89,7 +106,7 @@ export class Relay {
   /** True where rows stand in the outbox that the broker has not confirmed. */
   async hasUnsent(): Promise<boolean> {
     const row = await this.options.store.read((reader) =>
-      reader.get(sql`select 1 as one from bus_outbox where position > ${this.sentTo} limit 1`),
+      reader.get(sql`select 1 as one from bus_outbox where position > ${this.bookmark} limit 1`),
     )
     return row !== undefined
   }
@@ -130,51 +147,92 @@ export class Relay {
   }
 
   /** True where more may be waiting. */
-  private async sendBatch(): Promise<boolean> {
-    const { store, limits, onStep } = this.options
-    const rows = await store.read((reader) =>
-      // The sizes first, so that no more is read than is sent.
-      reader.all<OutboxRow>(sql`
-        select position, id, type, message_key, headers, body, at from bus_outbox
-        where position > ${this.sentTo} and position <= (
-          select max(position) from (
-            select position, bytes, sum(bytes) over (order by position) as total from (
-              select position, octet_length(body) as bytes from bus_outbox
-              where position > ${this.sentTo} order by position limit ${limits.relayBatchMax}) as first_rows) as sums
-          where total <= ${limits.relayBatchBytesMax} or total = bytes)
-        order by position`),
-    )
+  private sendBatch(): Promise<boolean> {
+    return this.options.store.dialect === 'sqlite' ? this.sendByBookmark() : this.sendInTurn()
+  }
+
+  private async sendByBookmark(): Promise<boolean> {
+    const { store } = this.options
+    const rows = await store.read((reader) => this.readBatch(reader))
     const last = rows.at(-1)
     if (!last) return false
-    onStep('relay')
-    const sent = await this.send(rows) // R1: awaited before the next batch is read
-    onStep('confirm')
-    if (this.options.tracing) this.trace(sent, this.options.tracing)
-    this.options.onSent(rows.length)
-    if (store.dialect === 'sqlite') {
-      this.sentTo = last.position
-      this.markSoon()
-    } else {
-      await this.markExactly(sent.map(({ position }) => position))
+    await this.send(rows, (work) => store.transaction(work))
+    this.sentTo = last.position
+    this.markSoon()
+    return this.mayBeMoreThan(rows)
+  }
+
+  /** R6 */
+  private async sendInTurn(): Promise<boolean> {
+    const { store, onStep } = this.options
+    const { lowWater } = this
+    const { rows, settles } = await store.transaction(async (tx) => {
+      const held = hold(tx, 'relay')
+      const looked = lowWater.look(tx)
+      const [rows, settles] = await Promise.all([this.readBatch(tx), looked, held])
+      if (rows.length > 0) {
+        const sent = await this.send(rows, async (work) => work(tx))
+        await tx.run(sql`delete from bus_outbox where position in ${list(sent.map(({ position }) => position))}`)
+      }
+      return { rows, settles }
+    })
+    const last = rows.at(-1)
+    const more = last !== undefined && this.mayBeMoreThan(rows)
+    if (last) {
+      onStep('mark')
+      lowWater.sent(last.position)
     }
+    if (settles) lowWater.settle(more ? last.position : Number.POSITIVE_INFINITY)
+    return more
+  }
+
+  /** The sizes first, so that no more is read than is sent. */
+  private readBatch(reader: Reader): MaybePromise<OutboxRow[]> {
+    const { relayBatchMax, relayBatchBytesMax } = this.options.limits
+    const { bookmark } = this
+    return reader.all<OutboxRow>(sql`
+      select position, id, type, message_key, headers, body, at from bus_outbox
+      where position > ${bookmark} and position <= (
+        select max(position) from (
+          select position, bytes, sum(bytes) over (order by position) as total from (
+            select position, octet_length(body) as bytes from bus_outbox
+            where position > ${bookmark} order by position limit ${relayBatchMax}) as first_rows) as sums
+        where total <= ${relayBatchBytesMax} or total = bytes)
+      order by position`)
+  }
+
+  private mayBeMoreThan(rows: readonly OutboxRow[]): boolean {
+    const { limits } = this.options
     return rows.length === limits.relayBatchMax || mayHaveBeenCut(rows, limits)
   }
 
+  /** R1: awaited before the next batch is read. Answers what the broker has confirmed. */
+  private async send(rows: OutboxRow[], write: Write): Promise<OutboxRow[]> {
+    const { onStep, onSent, tracing } = this.options
+    onStep('relay')
+    const sent = await this.publish(rows, write)
+    onStep('confirm')
+    if (tracing) this.trace(sent, tracing)
+    onSent(rows.length)
+    return sent
+  }
+
   /** Answers what the broker has confirmed: all, but for what it will never take (R5). */
-  private async send(rows: OutboxRow[]): Promise<OutboxRow[]> {
-    const { transport, store, onRefused } = this.options
+  private async publish(rows: OutboxRow[], write: Write): Promise<OutboxRow[]> {
+    const { transport, onRefused } = this.options
     try {
       await transport.publish(rows.map(toWire))
       return rows
     } catch (error) {
       if (!isRefusal(error)) throw error
+      const row = rows[0]!
       if (rows.length === 1) {
-        if (await setAside(store, rows[0]!, error, this.options)) onRefused(rows[0]!, error)
+        if (await write((tx) => setAside(tx, row, error, this.options))) onRefused(row, error)
         return []
       }
       const half = rows.length >> 1
-      const first = await this.send(rows.slice(0, half))
-      return [...first, ...(await this.send(rows.slice(half)))]
+      const first = await this.publish(rows.slice(0, half), write)
+      return [...first, ...(await this.publish(rows.slice(half), write))]
     }
   }
 
@@ -197,13 +255,6 @@ export class Relay {
       })
       span.end()
     }
-  }
-
-  /** R4. Where it fails they are sent again, and known again. */
-  private async markExactly(positions: number[]): Promise<void> {
-    const { store, onStep } = this.options
-    await store.transaction((tx) => tx.run(sql`delete from bus_outbox where position in ${list(positions)}`))
-    onStep('mark')
   }
 
   private markSoon(): void {

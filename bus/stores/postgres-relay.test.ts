@@ -1,0 +1,216 @@
+/** R4 and R6: what a relay on PostgreSQL sends where transactions and processes stand beside each other. */
+import assert from 'node:assert/strict'
+import { test } from 'node:test'
+import { setTimeout as pause } from 'node:timers/promises'
+import { Client } from 'pg'
+import { seededRandom, systemClock } from '../clock.ts'
+import { jsonCodec } from '../codecs/json.ts'
+import { limitsWith } from '../limits.ts'
+import type { WireMessage } from '../message.ts'
+import { Relay } from '../relay.ts'
+import { sql } from '../sql.ts'
+import type { Store, Tx } from '../store.ts'
+import { eventually } from '../testing/eventually.ts'
+import { postgresIn } from '../testing/postgres-world.ts'
+import { needs } from '../testing/servers/needs.ts'
+import { createWorld, type World } from '../testing/world.ts'
+import { memoryBroker, memoryTransport } from '../transports/memory.ts'
+import type { PostgresStoreOptions } from './postgres.ts'
+
+const { url, skip } = await needs('postgres')
+
+type Publish = (messages: readonly WireMessage[]) => Promise<void>
+
+async function openStore(world: World, options?: PostgresStoreOptions): Promise<Store> {
+  const store = postgresIn(world, url, 'writer', options)
+  world.defer(() => store.close())
+  await store.open()
+  return store
+}
+
+function relayOf(world: World, store: Store, publish: Publish) {
+  const failures: unknown[] = []
+  const relay = new Relay({
+    store,
+    transport: { ...memoryTransport(memoryBroker({})), publish },
+    clock: systemClock,
+    limits: limitsWith({ relayBatchMax: 500 }),
+    codec: jsonCodec,
+    tracing: undefined,
+    newId: () => crypto.randomUUID(),
+    onStep: () => {},
+    onFailure: (error) => void failures.push(error),
+    onSent: () => {},
+    onRefused: () => {},
+  })
+  world.defer(() => relay.stop())
+  return { relay, failures }
+}
+
+const say = (tx: Tx, key: string, numbers: readonly number[]) =>
+  tx.insert(
+    'bus_outbox',
+    numbers.map((n) => ({ id: `${key} ${n}`, type: 'word', message_key: key, headers: '{}', body: `${n}`, at: 0 })),
+  )
+
+const upTo = (count: number, from = 0) => Array.from({ length: count }, (_, index) => from + index)
+
+async function left(store: Store): Promise<number> {
+  const row = await store.read((reader) => reader.get<{ count: number }>(sql`select count(*) as count from bus_outbox`))
+  return row!.count
+}
+
+test('R4 rows far below what was sent become visible: each goes out once, and those of its key behind it', {
+  skip,
+}, async () => {
+  await using world = await createWorld()
+  const store = await openStore(world, { poolMax: 20, idleInTransactionTimeoutMs: 120_000 })
+  const sent: WireMessage[] = []
+  const { relay } = relayOf(world, store, async (messages) => void sent.push(...messages))
+  relay.start()
+  const random = seededRandom(3)
+  const told = new Map<string, number>()
+  const undone = new Error('undone')
+
+  const roundOf = (key: string, count: number, held: Promise<unknown>, fails: boolean) => {
+    const from = told.get(key) ?? 0
+    if (!fails) told.set(key, from + count)
+    return store
+      .transaction(async (tx) => {
+        await say(tx, key, upTo(count, from))
+        await held
+        if (fails) throw undone
+      })
+      .catch((error) => assert.equal(error, undone))
+  }
+  for (let round = 0; round < 6; round++) {
+    const passed = Promise.withResolvers<void>()
+    // Each has rows from before the others', more than a batch takes, is committed after thousands of them, and says more
+    // as soon as it is.
+    const late = ['late1', 'late2', 'gives up'].map(async (key) => {
+      await roundOf(key, 700, passed.promise, key === 'gives up')
+      await roundOf(key, 3, Promise.resolve(), false)
+    })
+    await Promise.all(
+      upTo(12).map(async (writer) => {
+        for (let turn = 0; turn < 25; turn++)
+          await roundOf(`w${writer}`, 20, pause(random() < 0.3 ? random() * 4 : 0), random() < 0.1)
+        relay.wake()
+      }),
+    )
+    await eventually(async () => (await left(store)) === 0, { timeoutMs: 30_000 })
+    passed.resolve()
+    await Promise.all(late)
+    relay.wake()
+    await eventually(async () => (await left(store)) === 0, { timeoutMs: 30_000 })
+  }
+  const highest = sent.length
+  assert.ok(relay.bookmark > highest / 2, `the low-water mark moved: ${relay.bookmark} of about ${highest}`)
+  const heard = Map.groupBy(sent, ({ key }) => key!)
+  assert.deepEqual([...heard.keys()].sort(), [...told.keys()].sort())
+  for (const [key, count] of told)
+    assert.deepEqual(
+      heard.get(key)!.map(({ id }) => id),
+      upTo(count).map((n) => `${key} ${n}`),
+    )
+})
+
+test('R4 a reader that stays open: what was sent long ago is not walked again', { skip }, async () => {
+  await using world = await createWorld()
+  const store = await openStore(world)
+  const backup = new Client({ connectionString: url, options: `-c search_path=${world.name}_writer` })
+  await backup.connect()
+  world.defer(() => backup.end())
+  await backup.query('begin isolation level repeatable read')
+  await backup.query('select count(*) from bus_outbox')
+  const { relay } = relayOf(world, store, async () => {})
+  relay.start()
+  // There is no moment without a writer: each ends after the next has begun.
+  let before = Promise.withResolvers<void>()
+  let ended = Promise.resolve()
+  for (let turn = 0; turn < 40; turn++) {
+    const [wrote, next] = [Promise.withResolvers<void>(), Promise.withResolvers<void>()]
+    const previous = ended
+    ended = store.transaction(async (tx) => {
+      await say(tx, 'k', upTo(500, turn * 500))
+      wrote.resolve()
+      await next.promise
+    })
+    await wrote.promise
+    before.resolve()
+    before = next
+    await previous
+    relay.wake()
+  }
+  await eventually(() => relay.bookmark > 10_000 && relay.idle, { timeoutMs: 30_000 })
+  before.resolve()
+  await ended
+  const pagesFrom = async (position: number) => {
+    const plan = await store.read((reader) =>
+      reader.all<{ 'QUERY PLAN': string }>(
+        sql`explain (analyze, buffers, timing off) select id from bus_outbox where position > ${position} order by position limit 1`,
+      ),
+    )
+    return Number(/Buffers: shared hit=(\d+)/.exec(plan.map((row) => row['QUERY PLAN']).join('\n'))?.[1])
+  }
+  const [fromStart, fromMark] = [await pagesFrom(0), await pagesFrom(relay.bookmark)]
+  assert.ok(fromMark < fromStart / 2, `${fromMark} pages from the mark, ${fromStart} from the start`)
+})
+
+test('R6 three processes on one outbox: nothing goes out twice', { skip }, async () => {
+  await using world = await createWorld()
+  const sent: WireMessage[] = []
+  const stores = [await openStore(world), await openStore(world), await openStore(world)]
+  const relays = stores.map((store) => {
+    const { relay } = relayOf(world, store, async (messages) => {
+      await pause(2)
+      sent.push(...messages)
+    })
+    relay.start()
+    return relay
+  })
+  await Promise.all(
+    upTo(9).map(async (writer) => {
+      const which = writer % stores.length
+      for (let turn = 0; turn < 60; turn++) {
+        await stores[which]!.transaction((tx) => say(tx, `w${writer}`, [turn]))
+        relays[which]!.wake()
+      }
+    }),
+  )
+  await eventually(async () => (await left(stores[0]!)) === 0, { timeoutMs: 30_000 })
+  for (const [key, heard] of Map.groupBy(sent, ({ key }) => key!))
+    assert.deepEqual(
+      heard.map(({ id }) => id),
+      upTo(60).map((n) => `${key} ${n}`),
+    )
+  assert.equal(sent.length, 9 * 60)
+})
+
+test('R6 a process that stands still while it sends holds the others up for idleInTransactionTimeoutMs, not longer', {
+  skip,
+}, async () => {
+  await using world = await createWorld()
+  const [still, other] = [
+    await openStore(world, { idleInTransactionTimeoutMs: 500 }),
+    await openStore(world, { idleInTransactionTimeoutMs: 500 }),
+  ]
+  const [begun, goesOn] = [Promise.withResolvers<void>(), Promise.withResolvers<void>()]
+  const { relay: first, failures } = relayOf(world, still, async () => {
+    begun.resolve()
+    await goesOn.promise
+  })
+  await still.transaction((tx) => say(tx, 'k', [1]))
+  first.start()
+  await begun.promise
+  await still.transaction((tx) => say(tx, 'k', [2]))
+
+  const sent: string[] = []
+  const { relay: second } = relayOf(world, other, async (messages) => void sent.push(...messages.map(({ id }) => id)))
+  second.start()
+  await eventually(async () => (await left(other)) === 0, { timeoutMs: 15_000 })
+  assert.deepEqual(sent, ['k 1', 'k 2'])
+  goesOn.resolve()
+  await eventually(() => failures.length > 0, { message: 'its transaction was taken from it' })
+  await eventually(() => first.idle && first.healthy, { message: 'it goes on' })
+})
