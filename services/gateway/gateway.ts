@@ -36,7 +36,7 @@ export type GatewayOptions = {
   transport: Transport
   /** Every event that the shop knows. */
   events: readonly EventType[]
-  /** Who hears what, for /asyncapi.json. */
+  /** Who hears what, for /asyncapi.json and the start page. */
   hears: readonly Hears[]
   config: Config
   clock: Clock
