@@ -65,7 +65,7 @@ test('the start page says where things are, and may run nothing', async () => {
   await using shop = await openTestShop()
   const answer = await shop.app.request('/')
   const page = await answer.text()
-  for (const text of ['/openapi.json', '/asyncapi.json', '← hears', '<b>order</b>: placed'])
+  for (const text of ['/openapi.json', '/asyncapi.json', '← hears', '<b>payment</b>: processed'])
     assert.ok(page.includes(text), text)
   assert.ok(!page.includes('<script'))
   assert.match(answer.headers.get('content-security-policy')!, /default-src 'none'/)
