@@ -21,6 +21,7 @@ on the servers that are named.
 What it listens to comes from the environment:
 
   PORT=3000            where HTTP is answered; 0: any free port      HOST=           every interface
+  METRICS_PORT=        where /metrics is answered; none: on PORT
   DATA_DIR=./data      databases, the key of the tokens, the operator's first password
   BROKER_URL=sqlite:   the broker: sqlite:PATH, amqp://…, kafka://…, redis://…
   DATABASE_URL=sqlite: the databases: sqlite:FOLDER, postgres://…

@@ -110,7 +110,9 @@ export async function startShop(options: ShopOptions = {}): Promise<Shop> {
   const log = options.log ?? createLog(config.logLevel)
   const opened: (() => Promise<void>)[] = []
   try {
-    if (!headless) await refuseTakenPort(config)
+    const places = headless ? null : placesOf(config)
+    if (places) await refuseTakenPort(places.door)
+    if (places?.metrics) await refuseTakenPort(places.metrics)
     const tokens = createTokens({ secret: prepareFolders(config, options), clock })
     const transport = options.transport ?? (await openTransport(config, clock, log, options))
     opened.push(() => transport.close())
@@ -140,13 +142,14 @@ export async function startShop(options: ShopOptions = {}): Promise<Shop> {
     const door = { ...described, config, clock, log, tokens, limited, findings, traces }
     const gateway = createGateway({ services, transport, ...door })
     opened.push(() => gateway.close())
-    const { port, host } = config
-    const server = headless ? null : await serve(gateway.app, { port, host })
-    if (server) opened.push(() => server.close(0))
+    const servers: RunningServer[] = []
+    opened.push(() => Promise.all(servers.map((server) => server.close(0))).then(() => {}))
+    if (places) servers.push(await serve(gateway.app, places.door))
+    if (places?.metrics && gateway.metricsApp) servers.push(await serve(gateway.metricsApp, places.metrics))
     for (const service of services) await withBroker(() => service.start())
     if (!headless) auditor.watch()
     if (!headless) monitor.watch()
-    return running({ config, clock, log, tokens, transport, traces, services, gateway, server, auditor, monitor })
+    return running({ config, clock, log, tokens, transport, traces, services, gateway, servers, auditor, monitor })
   } catch (error) {
     for (const close of opened.toReversed()) await close().catch(() => {})
     throw error instanceof BusError ? new StartError(error.message, { cause: error }) : error
@@ -274,6 +277,13 @@ function typesOf({ bindings }: SubscriptionSpec): string[] {
   })
 }
 
+function placesOf({ host, port, metricsPort }: Config) {
+  return {
+    door: { port, host },
+    metrics: metricsPort === null ? null : { port: metricsPort, host, setting: 'METRICS_PORT' },
+  }
+}
+
 function running(parts: {
   config: Config
   clock: Clock
@@ -283,17 +293,18 @@ function running(parts: {
   traces: Traces | null
   services: readonly Service[]
   gateway: Gateway
-  server: RunningServer | null
+  /** The front door first; none: headless. */
+  servers: readonly RunningServer[]
   auditor: Auditor
   monitor: DeadLetterMonitor
 }): Shop {
-  const { services, transport, traces, gateway, server, monitor, ...rest } = parts
+  const { services, transport, traces, gateway, servers, monitor, ...rest } = parts
   const byName = new Map(services.map((service) => [service.name, service]))
   let closed: Promise<void> | undefined
 
   async function closeAll(): Promise<void> {
     await gateway.close() // live updates have no end of their own, and the server waits for them
-    await server?.close()
+    await Promise.all(servers.map((server) => server.close()))
     await Promise.all([rest.auditor.close(), monitor.close()])
     try {
       await Promise.all(services.map((service) => service.close()))
@@ -306,7 +317,7 @@ function running(parts: {
 
   return {
     ...rest,
-    url: server?.url ?? null,
+    url: servers[0]?.url ?? null,
     app: gateway.app,
     transport,
     services: byName,

@@ -26,15 +26,15 @@ export type Address = { readonly scheme: string; readonly url: string; readonly 
 
 export type Config = ReturnType<typeof readConfig>
 
-const whole = (fallback: number, min: number, max: number, unit = '') => {
+const wholeNumber = (min: number, max: number, unit = '') => {
   const expected = `a whole number from ${min} to ${max}${unit}`
   return z
     .string()
     .regex(/^\d+$/, expected)
     .transform(Number)
     .refine((value) => value >= min && value <= max, expected)
-    .default(fallback)
 }
+const whole = (fallback: number, min: number, max: number, unit = '') => wholeNumber(min, max, unit).default(fallback)
 const duration = (fallback: number) => whole(fallback, 0, DURATION_MAX_MS, ' (milliseconds)')
 const share = (fallback: number) => {
   const expected = 'a number from 0 to 1'
@@ -51,6 +51,7 @@ const oneOf = <const Values extends readonly [string, ...string[]]>(values: Valu
 function variables(services: readonly string[]) {
   return z.object({
     PORT: whole(3000, 0, 65_535, ' (0: any free port)'),
+    METRICS_PORT: wholeNumber(1, 65_535).optional(),
     HOST: z.string().optional(),
     DATA_DIR: z.string().default('./data'),
     BROKER_URL: url(brokerSchemes),
@@ -65,7 +66,7 @@ function variables(services: readonly string[]) {
       .string()
       .min(TOKEN_SECRET_LENGTH_MIN, `at least ${TOKEN_SECRET_LENGTH_MIN} characters of chance`)
       .optional(),
-    SEED: whole(0, 0, 2 ** 32 - 1).optional(),
+    SEED: wholeNumber(0, 2 ** 32 - 1).optional(),
     ADMIN_EMAIL: z.email('an e-mail address').max(254, 'an e-mail address').default('operator@shop.example'),
     ADMIN_PASSWORD: z
       .string()
@@ -130,6 +131,8 @@ export function readConfig(environment: Readonly<Record<string, string | undefin
   refuseEchoes(read)
   return {
     port: read.PORT,
+    /** Where /metrics answers; null: on `port`. */
+    metricsPort: read.METRICS_PORT ?? null,
     /** Undefined: every interface. */
     host: read.HOST,
     dataDir,
@@ -148,7 +151,7 @@ export function readConfig(environment: Readonly<Record<string, string | undefin
     /** Null: tokenSecret() keeps a random one in the data folder. */
     tokenSecret: read.TOKEN_SECRET ?? null,
     /** Null: chance. */
-    seed: given.SEED === undefined ? null : read.SEED!,
+    seed: read.SEED ?? null,
     /** The first operator's account. Password null: user makes a random one and keeps it in the data folder. */
     operator: { email: read.ADMIN_EMAIL, password: read.ADMIN_PASSWORD ?? null },
     /** Requests of one caller, or of one address where nobody signed in; 0: no limit. */

@@ -20,11 +20,20 @@ export type RunningServer = {
   close(limitMs?: number): Promise<void>
 }
 
-/** Listens; resolves once requests are taken. Throws StartError where the port cannot be had. `host` undefined: every interface. */
+type Place = {
+  port: number
+  /** Undefined: every interface. */
+  host?: string | undefined
+  /** The setting that the port comes from, for what an error advises; PORT by default. */
+  setting?: string
+}
+
+/** Listens; resolves once requests are taken. Throws StartError where the port cannot be had. */
 export function serve(
   app: { fetch: (request: Request) => Response | Promise<Response> },
-  { port, host }: { port: number; host?: string | undefined },
+  place: Place,
 ): Promise<RunningServer> {
+  const { port, host } = place
   const server = createAdaptorServer({
     fetch: app.fetch,
     serverOptions: {
@@ -38,7 +47,7 @@ export function serve(
   server.maxConnections = CONNECTIONS_MAX
 
   return new Promise((resolve, reject) => {
-    server.once('error', (error: NodeJS.ErrnoException) => reject(explain(error, port, host)))
+    server.once('error', (error: NodeJS.ErrnoException) => reject(explain(error, place)))
     server.listen(port, host, () => {
       const address = server.address() as AddressInfo
       resolve({ port: address.port, url: urlOf(address.port, host), close: closer(server) })
@@ -47,11 +56,11 @@ export function serve(
 }
 
 /** Throws StartError where `serve` would, before anything else is begun; whoever takes the port after that is told by `serve`. */
-export function refuseTakenPort({ port, host }: { port: number; host?: string | undefined }): Promise<void> {
+export function refuseTakenPort(place: Place): Promise<void> {
   const probe = createServer()
   return new Promise((resolve, reject) => {
-    probe.once('error', (error: NodeJS.ErrnoException) => reject(explain(error, port, host)))
-    probe.listen(port, host, () => probe.close(() => resolve()))
+    probe.once('error', (error: NodeJS.ErrnoException) => reject(explain(error, place)))
+    probe.listen(place.port, place.host, () => probe.close(() => resolve()))
   })
 }
 
@@ -77,10 +86,10 @@ function urlOf(port: number, host: string | undefined): string {
   return `http://${everywhere ? 'localhost' : host.includes(':') ? `[${host}]` : host}:${port}`
 }
 
-function explain(error: NodeJS.ErrnoException, port: number, host: string | undefined): StartError {
+function explain(error: NodeJS.ErrnoException, { port, host, setting = 'PORT' }: Place): StartError {
   const messages: Record<string, string> = {
-    EADDRINUSE: `port ${port} is in use: set PORT=… to another one, or stop the program that uses it`,
-    EACCES: `port ${port} may not be used by this user: set PORT=… to one from 1024 upwards`,
+    EADDRINUSE: `port ${port} is in use: set ${setting}=… to another one, or stop the program that uses it`,
+    EACCES: `port ${port} may not be used by this user: set ${setting}=… to one from 1024 upwards`,
     EADDRNOTAVAIL: `this machine has no address ${host}: set HOST=… to one that it has, or leave it out`,
     ENOTFOUND: `there is no host named ${host}: set HOST=… to an address of this machine, or leave it out`,
   }

@@ -85,6 +85,20 @@ test('npm start: answers, says where, and closes when asked to', async () => {
   assert.equal(await exited, 0, out.stderr)
 })
 
+test('METRICS_PORT answers /metrics and nothing else; the front door then does not', async () => {
+  await using world = await createWorld()
+  const [PORT, METRICS_PORT] = [String(await freePort()), String(await freePort())]
+  const environment = { DATA_DIR: join(world.directory, 'data'), LOG_LEVEL: 'silent', HOST: '127.0.0.1' }
+  await using shop = await startShop({ environment: { ...environment, PORT, METRICS_PORT } })
+  const metrics = await fetch(`http://127.0.0.1:${METRICS_PORT}/metrics`)
+  assert.match(await metrics.text(), /^bus_ready\{.*\} 1$/m)
+  assert.equal((await fetch(`http://127.0.0.1:${METRICS_PORT}/api/products`)).status, 404)
+  assert.equal((await fetch(`${shop.url}/metrics`)).status, 404)
+  assert.ok(!(await (await fetch(`${shop.url}/`)).text()).includes('/metrics'))
+  const twice = startShop({ environment: { DATA_DIR: join(world.directory, 'other'), PORT: '0', METRICS_PORT } })
+  await assert.rejects(twice, /port \d+ is in use: set METRICS_PORT=…/)
+})
+
 test('--help explains itself; what is not understood is refused', async () => {
   const help = await refused({}, ['--help'])
   assert.equal(help.code, 0)

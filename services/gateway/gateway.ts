@@ -53,6 +53,8 @@ export type GatewayOptions = {
 export type Gateway = {
   /** `app.request('/api/orders')` works without a socket. */
   readonly app: Api
+  /** Answers /metrics alone, for METRICS_PORT; null: `app` does. */
+  readonly metricsApp: Api | null
   /** Ends the live updates, so that the server can close. Closing twice is fine. */
   close(): Promise<void>
 }
@@ -85,8 +87,10 @@ export function createGateway(options: GatewayOptions): Gateway {
   const own = [
     live.routes,
     createOperationsRoutes({ services, elsewhere, forward, findings: options.findings, brokerBacklog, transport, log }),
-    aboutRoutes({ ...options, elsewhere, metrics, log }),
+    aboutRoutes({ ...options, elsewhere, log }),
   ]
+  const metricsApp = metricsRoutes({ metrics, log })
+  if (config.metricsPort === null) own.push(metricsApp)
   for (const routes of own) door.route('/', routes)
   for (const { routes } of services) if (routes) door.route('/', routes)
   addDocuments(door, { ...options, own, elsewhere, log })
@@ -95,6 +99,7 @@ export function createGateway(options: GatewayOptions): Gateway {
 
   return {
     app: door,
+    metricsApp: config.metricsPort === null ? null : metricsApp,
     async close() {
       live.endAll()
       await feed.close()
@@ -155,12 +160,11 @@ const metricsRoute = createRoute({
   responses: { 200: { description: 'Metrics', content: { 'text/plain': { schema: z.string() } } } },
 })
 
-type AboutOptions = Pick<GatewayOptions, 'services' | 'transport' | 'events' | 'hears' | 'log'> & {
+type AboutOptions = Pick<GatewayOptions, 'services' | 'transport' | 'events' | 'hears' | 'config' | 'log'> & {
   elsewhere: ReadonlyMap<string, string>
-  metrics: ReturnType<typeof createMetrics>
 }
 
-function aboutRoutes({ services, transport, events, hears, elsewhere, metrics, log }: AboutOptions): Api {
+function aboutRoutes({ services, transport, events, hears, config, elsewhere, log }: AboutOptions): Api {
   const api = createApi(log)
   api.openapi(liveRoute, (c) => c.json({ live: true as const }, 200))
   api.openapi(readyRoute, (c) => {
@@ -168,13 +172,24 @@ function aboutRoutes({ services, transport, events, hears, elsewhere, metrics, l
     const answer = { ...state, services: [...state.services], elsewhere: [...state.elsewhere] }
     return state.ready ? c.json(answer, 200) : c.json(answer, 503)
   })
+  api.get('/', (c) => {
+    const page = startPage({
+      events,
+      hears,
+      hasMetrics: config.metricsPort === null,
+      origin: new URL(c.req.url).origin,
+    })
+    return c.html(page, 200, { 'content-security-policy': START_PAGE_POLICY })
+  })
+  return api
+}
+
+function metricsRoutes({ metrics, log }: { metrics: ReturnType<typeof createMetrics>; log: Log }): Api {
+  const api = createApi(log)
   api.openapi(metricsRoute, async (c) => {
     const { contentType, body } = await metrics.render()
     return c.body(body, 200, { 'content-type': contentType }) as never
   })
-  api.get('/', (c) =>
-    c.html(startPage(events, hears, new URL(c.req.url).origin), 200, { 'content-security-policy': START_PAGE_POLICY }),
-  )
   return api
 }
 

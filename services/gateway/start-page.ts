@@ -45,8 +45,17 @@ a { color: var(--link) }
 .box dd { font-size: .85rem; line-height: 1.4; margin: 0 }
 .box dd + dd { margin-top: .15rem }`
 
-/** `hears`: as far as this process knows; another process knows what its own services hear. */
-export function startPage(events: readonly EventType[], hears: readonly Hears[], origin: string): string {
+export type StartPage = {
+  events: readonly EventType[]
+  /** As far as this process knows; another process knows what its own services hear. */
+  hears: readonly Hears[]
+  /** False where /metrics is on a port of its own. */
+  hasMetrics: boolean
+  origin: string
+}
+
+export function startPage({ events, hears, hasMetrics, origin }: StartPage): string {
+  const shown = links.filter(([href]) => hasMetrics || href !== '/metrics')
   return `<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>ShopSphere</title>
@@ -57,7 +66,7 @@ export function startPage(events: readonly EventType[], hears: readonly Hears[],
 what it hears of whom (←).</p>
 ${picture(events, hears)}
 <h2>Where things are</h2>
-<ul>${links.map(([href, what]) => `<li><a href="${href}">${href}</a> – ${escaped(what)}</li>`).join('')}
+<ul>${shown.map(([href, what]) => `<li><a href="${href}">${href}</a> – ${escaped(what)}</li>`).join('')}
 <li><code>POST /api/orders</code> places an order; <code>GET /api/orders/{orderId}/live</code> shows it move</li>
 <li><code>GET /api/audit/orders/{orderId}?format=mermaid</code> draws what really happened (staff)</li>
 <li><code>GET /api/operations/status</code> and <code>/api/operations/dead-letters</code> (operators)</li></ul>
