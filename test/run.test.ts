@@ -6,7 +6,7 @@ import { join } from 'node:path'
 import { test } from 'node:test'
 import { fileURLToPath } from 'node:url'
 import { createWorld, eventually, kafkaAnswers, needs } from '@shopsphere/bus/testing'
-import { plan } from './run.ts'
+import { OPEN_HANDLES, plan } from './run.ts'
 import { servers } from './servers.ts'
 
 const root = fileURLToPath(new URL('..', import.meta.url))
@@ -93,7 +93,10 @@ test('a file that leaves something open after its tests is told of and fails; th
   )
   writeFileSync(next, `import { test } from 'node:test'\ntest('comes next', () => {})\n`)
   const { NODE_TEST_CONTEXT: _, ...env } = process.env
-  const ran = spawnSync(process.execPath, ['test/run.ts', open, next], { cwd: root, env, encoding: 'utf8' })
+  const words = plan([open, next], {}, root)!.passes[0]!
+  const soon = words.map((word) => (word === `--import=${OPEN_HANDLES}` ? `${word}?graceMs=500` : word))
+  assert.notDeepEqual(soon, words)
+  const ran = spawnSync(process.execPath, soon, { cwd: root, env, encoding: 'utf8' })
   assert.equal(ran.status, 1, ran.stdout)
   assert.match(ran.stdout, /open\.test\.ts: its tests are done.*still open:.*Timeout/)
   assert.match(ran.stdout, /✔ comes next/)

@@ -40,7 +40,7 @@ const KINDS: readonly { readonly concurrency: number; readonly files: RegExp }[]
 const TIMEOUT_MS = 600_000
 
 /** A file that does not end after its tests fails. */
-const OPEN_HANDLES = fileURLToPath(new URL('open-handles.ts', import.meta.url))
+export const OPEN_HANDLES = new URL('open-handles.ts', import.meta.url).href
 
 const NOT_OURS = ['node_modules', 'dist']
 
