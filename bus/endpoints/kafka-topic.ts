@@ -4,6 +4,7 @@
  */
 import { inspect } from 'node:util'
 import { Consumer, type Message, ProduceAcks, Producer } from '@platformatic/kafka'
+import { encryptionRefusal } from '../encryption.ts'
 import type { Arrival, Endpoint, Note, ReceiveOptions } from '../endpoint.ts'
 import { BusError } from '../errors.ts'
 import { kafkaServers } from '../transports/kafka-address.ts'
@@ -170,8 +171,10 @@ function toRecord(topic: string, { body, headers, id, key }: Note) {
   }
 }
 
-/** Credentials and rights: waiting does not help. */
+/** Credentials, rights and encryption: waiting does not help. */
 function refusal(name: string, error: unknown): BusError | undefined {
+  const encryption = encryptionRefusal(error)
+  if (encryption !== undefined) return new BusError('transport_refused', `${name}: ${encryption}`, { cause: error })
   const text = inspect(error, { depth: 4 })
   if (!/AuthenticationError|SASL|AUTHORIZATION_FAILED|INVALID_TOPIC/i.test(text)) return undefined
   const { message } = error as Error

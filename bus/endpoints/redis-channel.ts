@@ -3,9 +3,11 @@
  * kept for who comes later, nothing is delivered again, and there is nothing to acknowledge. Whoever needs more needs a stream.
  */
 import { createClient, type RedisClientType } from 'redis'
+import { encryptionRefusal } from '../encryption.ts'
 import type { Arrival, Endpoint, ReceiveOptions } from '../endpoint.ts'
 import { BusError } from '../errors.ts'
 import { type Log, silentLog } from '../log.ts'
+import { serverName } from '../transports/redis-connection.ts'
 import { keepConnection, notSent, within } from './kept-connection.ts'
 
 export type RedisChannelOptions = { channel: string }
@@ -129,6 +131,7 @@ function newClient(url: string, lost: (why: unknown) => void): RedisClientType {
     reconnectStrategy: false as const,
     connectTimeout: CONNECT_TIMEOUT_MS,
     socketTimeout: SILENCE_MAX_MS,
+    ...serverName(url),
   }
   const client: RedisClientType = createClient({ url, socket, pingInterval: PING_MS, disableOfflineQueue: true })
   client.on('error', lost)
@@ -136,8 +139,10 @@ function newClient(url: string, lost: (why: unknown) => void): RedisClientType {
   return client
 }
 
-/** Wrong name or password, no rights: waiting does not help. */
+/** Wrong name or password, no rights, no encryption: waiting does not help. */
 function refusal(name: string, error: unknown): BusError | undefined {
+  const encryption = encryptionRefusal(error)
+  if (encryption !== undefined) return new BusError('transport_refused', `${name}: ${encryption}`, { cause: error })
   const { message } = error as Error
   if (!/^(?:WRONGPASS|NOAUTH|NOPERM|ERR (?:invalid password|Client sent AUTH|AUTH ))/i.test(message)) return undefined
   const what = 'check the user, the password and the rights in its address'

@@ -1,15 +1,22 @@
-/** A server that does not encrypt, or whose certificate nobody vouches for: which of the two stands here is the machine's business. */
-import assert from 'node:assert/strict'
-import { test } from 'node:test'
-import { needs } from '../testing/servers/needs.ts'
-import { postgresStore } from './postgres.ts'
+import { encryptionSuite } from '../testing/encryption-suite.ts'
+import { startPostgres } from '../testing/servers/postgres.ts'
+import { accountOf } from '../testing/servers/server.ts'
 
-const { url, skip } = await needs('postgres')
-
-test('postgres: an encryption that cannot be agreed on is refused, and told to look at sslmode', { skip }, async () => {
-  const encrypted = new URL(url)
-  encrypted.searchParams.set('sslmode', 'verify-full')
-  const store = postgresStore(encrypted.href, { schema: 'never_made' })
-  await assert.rejects(store.open(), { code: 'store_refused', message: /PostgreSQL .*: look at sslmode in the URL$/ })
-  await store.close()
+encryptionSuite('postgres', {
+  async start(world, authority) {
+    const { certificate, key } = authority.issue('localhost', accountOf('postgres'))
+    const encrypting = await startPostgres({ settings: { ssl: 'on', ssl_cert_file: certificate, ssl_key_file: key } })
+    world.defer(() => encrypting[Symbol.asyncDispose]())
+    const plain = await startPostgres()
+    world.defer(() => plain[Symbol.asyncDispose]())
+    return { encrypted: encrypting.port, plain: plain.port }
+  },
+  url: ({ encrypted }, host) => `postgres://postgres@${host}:${encrypted}/postgres?sslmode=verify-full`,
+  others: [
+    {
+      title: 'sslmode=verify-full where the server does not encrypt is refused, and told to look at sslmode',
+      url: ({ plain }) => `postgres://postgres@localhost:${plain}/postgres?sslmode=verify-full`,
+      outcome: { code: 'store_refused', message: /it does not encrypt; or look at sslmode in the URL$/ },
+    },
+  ],
 })

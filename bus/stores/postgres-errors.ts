@@ -1,4 +1,5 @@
 /** PostgreSQL's errors as the bus's own, with what to do. */
+import { encryptionRefusal } from '../encryption.ts'
 import { BusError, UnavailableError } from '../errors.ts'
 
 // https://www.postgresql.org/docs/current/errcodes-appendix.html
@@ -43,9 +44,7 @@ const SOCKET = new Set([
 const CLIENT =
   /^(Connection terminated|timeout expired|Query read timeout|Client has encountered a connection error|Client was closed)/
 
-/** What the client and OpenSSL say where the two cannot agree on encryption. */
-const ENCRYPTION_MESSAGE = /does not support SSL/
-const ENCRYPTION_CODE = /^ERR_(SSL|TLS)_|CERT|UNABLE_TO_VERIFY/
+const NO_ENCRYPTION = /does not support SSL/
 const STANDBY = /during recovery/
 
 /** True for an error after which the connection is of no use. */
@@ -66,9 +65,9 @@ export function translate(place: string, error: unknown): unknown {
   if (code !== undefined && Object.hasOwn(UNAVAILABLE, code)) {
     return new UnavailableError('store_unavailable', `${place}: ${UNAVAILABLE[code]} (${message})`, because)
   }
-  if (ENCRYPTION_MESSAGE.test(message) || ENCRYPTION_CODE.test(code ?? '')) {
-    const text = `${place}: no encrypted connection could be made (${message}): look at sslmode in the URL`
-    return new BusError('store_refused', text, because)
+  const encryption = NO_ENCRYPTION.test(message) ? 'it does not encrypt' : encryptionRefusal(error)
+  if (encryption !== undefined) {
+    return new BusError('store_refused', `${place}: ${encryption}; or look at sslmode in the URL`, because)
   }
   if (STANDBY.test(message)) {
     return new UnavailableError('store_unavailable', `${place}: ${UNAVAILABLE['25006']} (${message})`, because)

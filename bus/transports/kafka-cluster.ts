@@ -9,6 +9,7 @@
  * Only the client's protocol layer is used. Its Consumer commits without metadata and by itself joins anew and then
  * commits under the new generation, which would undo the fencing; decisions/0010 has the rest.
  */
+import { isIP } from 'node:net'
 import {
   type API,
   apiVersionsV3,
@@ -32,6 +33,7 @@ import {
   syncGroupV5,
   Writer,
 } from '@platformatic/kafka'
+import { encryptionRefusal } from '../encryption.ts'
 import { BusError, UnavailableError } from '../errors.ts'
 import type { KafkaSettings } from './kafka-address.ts'
 
@@ -196,6 +198,7 @@ export class Link {
       requestTimeout: NEVER_MS,
       maxInflights: REQUESTS_IN_FLIGHT_MAX,
       ...this.settings.connection,
+      tlsServerName: isIP(address.host) === 0,
     })
     connection.on('error', () => {})
     await connection.connect(address.host, address.port)
@@ -347,8 +350,10 @@ export class Cluster {
     if (reasons.some(({ code }) => code === 'PLT_KFK_AUTHENTICATION'))
       return refused('refuses the credentials: look at user, password and ?sasl=… of the address')
     if (text.includes('requires TLS')) return refused('wants an encrypted connection: add ?tls=true to the address')
-    if (text.includes('TLS handshake failed') || reasons.some(({ code }) => /^ERR_(SSL|TLS)|CERT/.test(code ?? '')))
-      return refused(`and this process cannot agree on encryption (${reasons.at(-1)!.message}): look at ?tls=…`)
+    const encryption = encryptionRefusal(error)
+    if (encryption !== undefined) return new BusError('transport_refused', `${shown}: ${encryption}`, { cause: error })
+    if (text.includes('TLS handshake failed'))
+      return refused('closes the connection instead of encrypting it: look at the port, or write it without ?tls=true')
     return new UnavailableError(
       'transport_unavailable',
       `${shown} does not answer (${reasons.at(-1)?.message ?? text}): it is tried again; see that the broker runs, and whether it wants credentials or tls`,

@@ -9,6 +9,7 @@
  * Limits here are real time, whatever clock the bus runs on: the server's time is nobody's to move.
  */
 import { type Channel, type ChannelModel, type ConfirmChannel, connect } from 'amqplib'
+import { encryptionRefusal } from '../encryption.ts'
 import { BusError, UnavailableError } from '../errors.ts'
 import type { TransportState } from '../transport.ts'
 
@@ -24,6 +25,9 @@ export type LinkOptions = {
   readonly down: (error: Error) => void
 }
 
+/** A port that wants encryption closes what is not encrypted. */
+const CLOSED = /ECONNRESET|closed/
+const PORT_HINT = ' (if this port wants encryption, write amqps://)'
 const RETRY_FIRST_MS = 50
 const RETRY_MAX_MS = 3_000
 /** At least this version: `all-with-x` bindings and at-least-once dead letters of quorum queues came with it. */
@@ -157,7 +161,7 @@ export class Link {
       this.isUp = true
       this.failure = undefined
     } catch (cause) {
-      const error = translate(cause)
+      const error = translate(cause, model === undefined && this.url.startsWith('amqp:') ? PORT_HINT : '')
       this.failure = error
       if (this.model === model) this.model = undefined
       await model?.close().catch(() => {})
@@ -219,14 +223,17 @@ export function closedError(): BusError {
 }
 
 /** What the server or the socket said, as one of ours: what waiting cannot mend is `transport_refused`. */
-export function translate(cause: unknown): BusError {
+export function translate(cause: unknown, hint = ''): BusError {
   if (cause instanceof BusError) return cause
+  const encryption = encryptionRefusal(cause)
+  if (encryption !== undefined) return new BusError('transport_refused', `RabbitMQ: ${encryption}`, { cause })
   const { message, code } = cause as Error & { code?: unknown }
   const isClosedAtOpen = message?.includes('Expected ConnectionOpenOk; got <ConnectionClose') // the client keeps why to itself
   const reply = typeof code === 'number' ? code : isClosedAtOpen ? 530 : Number(/\b(403|530)\b \(/.exec(message)?.[1])
   const advice = advices[reply]
   if (advice) return new BusError('transport_refused', `RabbitMQ refuses: ${said(message)}; ${advice}`, { cause })
-  return new UnavailableError('transport_unavailable', `RabbitMQ: ${message || String(code)}`, { cause })
+  const text = message || String(code)
+  return new UnavailableError('transport_unavailable', `RabbitMQ: ${text}${CLOSED.test(text) ? hint : ''}`, { cause })
 }
 
 const advices: Readonly<Record<number, string>> = {

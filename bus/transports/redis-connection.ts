@@ -6,8 +6,10 @@
  * N2 Nothing is sent again by itself: what was on its way when the connection went may have been done.
  * N3 While there is no connection, commands are rejected at once; it is tried again with back-off for as long as it takes.
  */
+import { isIP } from 'node:net'
 import { createClient, type RedisClientType } from 'redis'
 import type { Clock, Timer } from '../clock.ts'
+import { encryptionRefusal } from '../encryption.ts'
 import { BusError, UnavailableError } from '../errors.ts'
 import type { Argument } from './redis-entry.ts'
 import type { Script } from './redis-scripts.ts'
@@ -72,7 +74,7 @@ export class Connection {
         url,
         RESP: 2,
         disableOfflineQueue: true, // N3
-        socket: { connectTimeout: replyTimeoutMs, reconnectStrategy: false },
+        socket: { connectTimeout: replyTimeoutMs, reconnectStrategy: false, ...serverName(url) },
       }) as Client
     } catch (error) {
       throw new BusError('invalid_argument', `${this.address} is no address of a Redis server: ${textOf(error)}`)
@@ -98,7 +100,7 @@ export class Connection {
       this.failures = 0
       this.reason = null
     } catch (error) {
-      const failure = translate(this.address, error)
+      const failure = translate(this.address, error, this.usable ? '' : portHint(url))
       this.reason = failure.message
       this.drop(client)
       throw failure
@@ -199,13 +201,31 @@ const REFUSALS =
 const FULL = /^(LOGFULL|OOM)/
 
 /** Everything that the client throws, as an error of the bus. */
-export function translate(address: string, error: unknown): BusError {
+export function translate(address: string, error: unknown, hint = ''): BusError {
   if (error instanceof BusError) return error
+  const encryption = encryptionRefusal(error)
+  if (encryption !== undefined) return new BusError('transport_refused', `${address}: ${encryption}`, { cause: error })
   const text = textOf(error)
   if (FULL.test(text))
     return new UnavailableError('log_full', `${address} is full (${text}): ${FULL_ADVICE}`, { cause: error })
   if (REFUSALS.test(text)) return new BusError('transport_refused', `${address}: ${adviceFor(text)}`, { cause: error })
-  return new UnavailableError('transport_unavailable', `${address}: ${text}`, { cause: error })
+  const advice = WITHOUT_A_WORD.test(text) ? hint : ''
+  return new UnavailableError('transport_unavailable', `${address}: ${text}${advice}`, { cause: error })
+}
+
+/** A port of the other kind closes, or waits for more. */
+const WITHOUT_A_WORD = /ECONNRESET|closed|no answer/
+
+function portHint(url: string): string {
+  return url.startsWith('rediss:')
+    ? ' (if this port does not encrypt, write redis://)'
+    : ' (if this port wants encryption, write rediss://)'
+}
+
+/** What the server is asked for by name, where several share an address; an IP address is no name. */
+export function serverName(url: string): { servername?: string } {
+  const host = URL.parse(url)?.hostname ?? ''
+  return host === '' || host.startsWith('[') || isIP(host) !== 0 ? {} : { servername: host }
 }
 
 const FULL_ADVICE =

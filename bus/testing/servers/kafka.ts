@@ -20,6 +20,17 @@ export type KafkaOptions = {
   partitions?: number
   /** Further lines of server.properties. */
   settings?: Readonly<Record<string, string>>
+  /** Further places to listen, by names of letters. */
+  listeners?: Readonly<Record<string, KafkaListener>>
+  /** Users with passwords for SCRAM-SHA-256 and SCRAM-SHA-512. */
+  users?: Readonly<Record<string, string>>
+}
+
+export type KafkaListener = {
+  port: number
+  protocol: 'PLAINTEXT' | 'SSL' | 'SASL_PLAINTEXT' | 'SASL_SSL'
+  /** What clients are sent to; 127.0.0.1 by default. */
+  host?: string
 }
 
 /** Whether Kafka answers on `port`, to the question which versions it speaks. */
@@ -76,7 +87,7 @@ export async function startKafkaCluster(size = 3, options: KafkaOptions = {}): P
       const properties = join(place.folder, 'server.properties')
       writeFileSync(properties, propertiesOf(place, places, options))
       const format = ['kafka.tools.StorageTool', 'format', '-t', CLUSTER, '-c', properties]
-      await run(java, [...classes, ...format], { cwd: place.folder, timeout: FORMAT_TIMEOUT_MS })
+      await run(java, [...classes, ...format, ...scramOf(options)], { cwd: place.folder, timeout: FORMAT_TIMEOUT_MS })
     }
     // One waits for the others.
     await Promise.all(nodes.map((node) => node.start()))
@@ -88,6 +99,12 @@ export async function startKafkaCluster(size = 3, options: KafkaOptions = {}): P
   return { nodes, url, [Symbol.asyncDispose]: dispose }
 }
 
+function scramOf({ users = {} }: KafkaOptions): string[] {
+  return Object.entries(users).flatMap(([name, password]) =>
+    ['SCRAM-SHA-256', 'SCRAM-SHA-512'].flatMap((kind) => ['-S', `${kind}=[name=${name},password=${password}]`]),
+  )
+}
+
 type Place = { readonly id: number; readonly port: number; readonly controllerPort: number; readonly folder: string }
 
 function propertiesOf(
@@ -97,13 +114,16 @@ function propertiesOf(
 ): string {
   const copies = String(Math.min(3, places.length))
   const copiesMin = String(Math.min(2, places.length))
+  const more = Object.entries(options.listeners ?? {})
+  const listed = (line: (name: string, listener: KafkaListener) => string) =>
+    more.map(([name, listener]) => `,${line(name, listener)}`).join('')
   const all = {
     'process.roles': 'broker,controller',
     'node.id': String(id),
     'controller.quorum.voters': places.map((place) => `${place.id}@127.0.0.1:${place.controllerPort}`).join(','),
-    listeners: `PLAINTEXT://127.0.0.1:${port},CONTROLLER://127.0.0.1:${controllerPort}`,
-    'advertised.listeners': `PLAINTEXT://127.0.0.1:${options.advertisedPort ?? port}`,
-    'listener.security.protocol.map': 'PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT',
+    listeners: `PLAINTEXT://127.0.0.1:${port},CONTROLLER://127.0.0.1:${controllerPort}${listed((name, listener) => `${name}://127.0.0.1:${listener.port}`)}`,
+    'advertised.listeners': `PLAINTEXT://127.0.0.1:${options.advertisedPort ?? port}${listed((name, listener) => `${name}://${listener.host ?? '127.0.0.1'}:${listener.port}`)}`,
+    'listener.security.protocol.map': `PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT${listed((name, { protocol }) => `${name}:${protocol}`)}`,
     'controller.listener.names': 'CONTROLLER',
     'inter.broker.listener.name': 'PLAINTEXT',
     'log.dirs': join(folder, 'data'),
