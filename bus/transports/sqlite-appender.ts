@@ -15,12 +15,13 @@ import { openDatabase, translate } from '../sqlite.ts'
 export type AppendValue = string | number | null | Uint8Array
 const ROW_WIDTH = 7
 
-/** How far a subscription's shard is, written along with what is appended. */
+/** How far a subscription's shard is and up to where it may have been begun (E7), written along with what is appended. */
 export type Cursor = {
   readonly subscription: string
   readonly shard: number
   readonly epoch: number
   readonly position: number
+  readonly reach: number
 }
 
 export type Batch = { readonly rows: AppendValue[]; readonly cursors: readonly Cursor[] }
@@ -118,7 +119,7 @@ function writer(database: DatabaseSync): (batch: Batch) => number {
     'insert into log (shard, type, id, message_key, headers, at, body) values (?, ?, ?, ?, ?, ?, ?)',
   )
   const moveCursor = database.prepare(
-    'update share set position = ? where subscription = ? and shard = ? and epoch = ?',
+    'update share set position = ?, reach = ? where subscription = ? and shard = ? and epoch = ?',
   )
   return ({ rows, cursors }) => {
     beginPatiently(begin)
@@ -136,8 +137,8 @@ function writer(database: DatabaseSync): (batch: Batch) => number {
         )
         if (start === 0) first = Number(lastInsertRowid)
       }
-      for (const { position, subscription, shard, epoch } of cursors)
-        moveCursor.run(position, subscription, shard, epoch)
+      for (const { position, reach, subscription, shard, epoch } of cursors)
+        moveCursor.run(position, reach, subscription, shard, epoch)
       commit.run()
       return first
     } catch (error) {

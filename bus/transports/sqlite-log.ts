@@ -19,6 +19,7 @@ create table if not exists log (
 create table if not exists subscription (name text primary key, bindings text not null, ephemeral_of text) without rowid;
 create table if not exists share (
   subscription text not null, shard integer not null, position integer not null, owner text, epoch integer not null,
+  reach integer not null default ${Number.MAX_SAFE_INTEGER},
   primary key (subscription, shard)
 ) without rowid;
 create table if not exists member (
@@ -29,7 +30,8 @@ create table if not exists setting (name text primary key, value integer not nul
 `
 
 export type LogRow = { position: number; shard: number; at: number; message: WireMessage; bytes: number }
-export type Share = { shard: number; position: number; owner: string | null; epoch: number }
+/** `reach`: up to where its owner or an earlier one may have begun (E7). */
+export type Share = { shard: number; position: number; owner: string | null; epoch: number; reach: number }
 export type Member = { process: string; pid: number; host: string; until: number }
 
 /** The log of one open file, with its newest rows in memory for all readers of this process (E5). */
@@ -51,7 +53,10 @@ export class Log {
     const database = openDatabase(path)
     try {
       // Everybody's handlers run beside this connection: it must not sit and wait long for another process.
-      translated(path, () => database.exec(`pragma busy_timeout = ${BUSY_MAX_MS}; ${tables}`))
+      translated(path, () => {
+        database.exec(`pragma busy_timeout = ${BUSY_MAX_MS}; ${tables}`)
+        addReach(database)
+      })
       return new Log(path, database)
     } catch (error) {
       database.close()
@@ -148,6 +153,12 @@ function toLogRow([position, shard, type, id, key, headers, at, body]: LogTuple)
   return { position, shard, at, bytes: body.length, message }
 }
 
+/** To a file of an earlier version, where anything may have been begun. */
+function addReach(database: DatabaseSync): void {
+  const known = database.prepare("select 1 from pragma_table_info('share') where name = 'reach'").get()
+  if (!known) database.exec(`alter table share add column reach integer not null default ${Number.MAX_SAFE_INTEGER}`)
+}
+
 const NO_HEADERS = Object.freeze({})
 
 export type Statements = ReturnType<typeof prepareStatements>
@@ -184,18 +195,18 @@ function prepareStatements(database: DatabaseSync) {
     removeShares: prepare('delete from share where subscription = ?'),
     removeMembers: prepare('delete from member where subscription = ?'),
     addShare: prepare(
-      'insert into share (subscription, shard, position, owner, epoch) values (?, ?, ?, null, ?) on conflict do nothing',
+      'insert into share (subscription, shard, position, owner, epoch, reach) values (?, ?, ?, null, ?, 0) on conflict do nothing',
     ),
-    shares: prepare('select shard, position, owner, epoch from share where subscription = ? order by shard'),
-    take: prepare('update share set owner = ?, epoch = epoch + 1 where subscription = ? and shard = ? and epoch = ?'),
-    release: prepare('update share set owner = null where subscription = ? and shard = ? and owner = ?'),
+    shares: prepare('select shard, position, owner, epoch, reach from share where subscription = ? order by shard'),
+    take: prepare(
+      'update share set owner = ?, reach = ?, epoch = epoch + 1 where subscription = ? and shard = ? and epoch = ?',
+    ),
+    release: prepare('update share set owner = null, reach = ? where subscription = ? and shard = ? and owner = ?'),
     forgetMembers: prepare('delete from member where subscription = ? and until < ?'),
     keepEpoch: prepare(
       "insert into setting (name, value) select 'epoch', coalesce(max(epoch), 0) from share where subscription = ? on conflict (name) do update set value = max(value, excluded.value)",
     ),
-    releaseAll: prepare('update share set owner = null where subscription = ? and owner = ?'),
-    releaseEverything: prepare('update share set owner = null where owner = ?'),
-    writeCursor: prepare('update share set position = ? where subscription = ? and shard = ? and epoch = ?'),
+    writeCursor: prepare('update share set position = ?, reach = ? where subscription = ? and shard = ? and epoch = ?'),
     join: prepare(
       'insert into member (subscription, process, pid, host, until) values (?, ?, ?, ?, ?) on conflict do nothing',
     ),

@@ -1,4 +1,4 @@
-/** One subscription of the embedded broker in one process: which shards it owns, what of them is in flight (E2 to E5). */
+/** One subscription of the embedded broker in one process: which shards it owns, what of them is in flight (E2 to E5, E7). */
 import type { Clock, Timer } from '../clock.ts'
 import { matcher } from '../routing.ts'
 import type { Binding, ConsumeOptions, Delivery, Lease } from '../transport.ts'
@@ -11,6 +11,9 @@ import { emptyHand, type Hand, Window } from './window.ts'
 const ACK_FLUSH_MS = 25
 /** A cursor is moved over messages of others once there are so many. */
 const PROGRESS_MIN = 1_000
+/** E7. Positions beyond what was read; twice as many as were read since it was last written, so a busy process seldom waits. */
+export const AHEAD_MIN = 2_000
+const AHEAD_MAX = 16_384
 
 type Entry = Item & { readonly position: number }
 type OwnedShard = {
@@ -23,7 +26,10 @@ type OwnedShard = {
   readonly unfinished: Unfinished<Entry>
   readonly hand: Hand
   /** Up to here an owner that died may have begun. */
-  suspectTo: number
+  readonly suspectTo: number
+  /** E7. What the file says, and what had been read when that was written. */
+  reach: number
+  readWhenWritten: number
   leaving: boolean
 }
 type SqliteDelivery = Delivery & { readonly entry: Entry }
@@ -45,6 +51,8 @@ export class Reader {
   private readonly window: Window
   private scheduled = false
   private stopped = false
+  /** E7: what comes next is not delivered before more is written. */
+  waits = false
   private flush: Timer | undefined
 
   constructor(
@@ -107,6 +115,13 @@ export class Reader {
         isFull = true
         break
       }
+      if (isOurs && row.position > shard.reach) {
+        isFull = true // until it is written
+        this.waits = true
+        this.dirty.add(shard)
+        this.writeSoon()
+        break
+      }
       this.next = row.position
       if (isNew) shard.readTo = row.position
       if (!isOurs) continue
@@ -121,7 +136,7 @@ export class Reader {
       }
       deliveries.push(delivery)
     }
-    if (!isFull) this.wake() // an acknowledgement does
+    if (!isFull) this.wake() // an acknowledgement or what is written does
     if (deliveries.length > 0) this.options.receive(deliveries)
   }
 
@@ -165,8 +180,8 @@ export class Reader {
   writeCursors(): void {
     const cursors: Cursor[] = []
     this.takeCursors(cursors)
-    for (const { position, subscription, shard, epoch } of cursors) {
-      this.statements.writeCursor.run(position, subscription, shard, epoch)
+    for (const { position, reach, subscription, shard, epoch } of cursors) {
+      this.statements.writeCursor.run(position, reach, subscription, shard, epoch)
     }
   }
 
@@ -177,16 +192,37 @@ export class Reader {
   /** Hands over how far each shard is, for the appender to write down. */
   takeCursors(into: Cursor[]): void {
     for (const shard of this.dirty) {
-      const position = this.finishedTo(shard)
-      if (position <= shard.written) continue
-      into.push({ subscription: this.name, shard: shard.lease.shard, epoch: shard.lease.epoch, position })
+      const position = Math.max(shard.written, this.finishedTo(shard))
+      const reach = this.reachFor(shard)
+      if (position === shard.written && reach === shard.reach) continue
+      into.push({ subscription: this.name, shard: shard.lease.shard, epoch: shard.lease.epoch, position, reach })
       shard.written = position
     }
     this.dirty.clear()
   }
 
+  /** E7 */
+  private reachFor(shard: OwnedShard): number {
+    const ahead = 2 * (this.next - shard.readWhenWritten)
+    return Math.max(shard.reach, this.next + Math.min(AHEAD_MAX, Math.max(AHEAD_MIN, ahead)))
+  }
+
+  /** The file has these now. */
+  cursorsWritten(cursors: readonly Cursor[]): void {
+    for (const { subscription, shard: number, epoch, reach } of cursors) {
+      const shard = this.owned.get(number)
+      if (subscription !== this.name || shard?.lease.epoch !== epoch) continue
+      shard.reach = Math.max(shard.reach, reach)
+      shard.readWhenWritten = this.next
+    }
+    if (!this.waits) return
+    this.waits = false
+    this.wake()
+  }
+
   /** What was handed over last may not have been written: hand all of it over again. */
   untakeCursors(): void {
+    this.waits = false // the heartbeat tries again
     for (const shard of this.owned.values()) {
       shard.written = 0
       this.dirty.add(shard)
@@ -202,14 +238,17 @@ export class Reader {
     return this.owned.get(shard)?.unfinished.isFinished((entry) => entry.position === position) ?? false
   }
 
-  own(share: Share, suspectTo: number): void {
+  /** Takes over `share` as the file has it now, up to `last` of which an earlier owner may have begun what its reach says. */
+  own(share: Share, { reach, last }: { reach: number; last: number }): void {
     this.owned.set(share.shard, {
       lease: { shard: share.shard, epoch: share.epoch },
       readTo: share.position,
       written: share.position,
       unfinished: new Unfinished<Entry>(),
       hand: emptyHand(),
-      suspectTo,
+      suspectTo: Math.min(share.reach, last),
+      reach,
+      readWhenWritten: share.position,
       leaving: false,
     })
     // The shard's cursor may lie behind where this reader is: what it has seen of other shards is skipped by readTo.
@@ -242,6 +281,16 @@ export class Reader {
       released.push(number)
     }
     return released
+  }
+
+  /** Gives all of them up; runs inside a transaction of the log. */
+  releaseAll(): void {
+    for (const number of this.owned.keys()) this.release(number)
+  }
+
+  /** What was begun here has ended; what an earlier owner may have begun has not (E7). */
+  release(number: number): void {
+    this.statements.release.run(this.owned.get(number)!.suspectTo, this.name, number, this.process)
   }
 
   /** The file says that these are nobody's now. */

@@ -2,12 +2,13 @@ import assert from 'node:assert/strict'
 import { join } from 'node:path'
 import { DatabaseSync } from 'node:sqlite'
 import { test } from 'node:test'
+import type { Clock } from '../clock.ts'
 import type { WireMessage } from '../message.ts'
 import { eventually } from '../testing/eventually.ts'
 import { consume } from '../testing/inbox.ts'
 import { transportSuite } from '../testing/transport-suite.ts'
 import { virtualClock } from '../testing/virtual-clock.ts'
-import { inWorld } from '../testing/world.ts'
+import { inWorld, type World } from '../testing/world.ts'
 import { sqliteTransport } from './sqlite.ts'
 
 transportSuite('sqlite', {
@@ -105,4 +106,101 @@ test('B11 a broker file that another program locks for a while: the process live
     await clock.advance(10_000)
     await all.until(30)
     assert.equal(new Set(all.ids()).size, 30)
+  }))
+
+/** So many positions a process may read before the file hears of it, or twice what it has just read (E7). */
+const AHEAD_MIN = 2_000
+const LEASE_MS = 5_000
+
+/** Two processes on one file; the first stands still as soon as its clock does. */
+async function heirs(world: World) {
+  const path = join(world.directory, 'broker.db')
+  const [dyingClock, clock] = [virtualClock(), virtualClock()]
+  const open = async (itsClock: Clock) => {
+    const transport = sqliteTransport(path, { clock: itsClock, leaseMs: LEASE_MS })
+    world.defer(() => transport.close())
+    await transport.open()
+    return transport
+  }
+  const [dying, live, last] = [await open(dyingClock), await open(clock), await open(clock)]
+  await dying.declare({ name: 'all', bindings: [{ kind: 'fanout' }], from: 'beginning' })
+  return { dying, live, last, dyingClock, clock }
+}
+
+test('E7 B8 only what a dead process may have begun is marked redelivered, and all of that', () =>
+  inWorld(async (world) => {
+    const [windowMax, early, late] = [20, 6_000, 30_000]
+    const { dying, live, dyingClock, clock } = await heirs(world)
+    const messages = series(0, early + late)
+    await dying.publish(messages.slice(0, early))
+    // Its first message is never done, so the cursor of that shard stays; everything else goes on far beyond the window.
+    const begun = await consume(dying, 'all', { ack: false, windowMax })
+    await begun.until(1)
+    const stuck = begun.ids()[0]!
+    const acked = new Set<string>()
+    for (let seen = 0; begun.deliveries.length < early; ) {
+      const done = begun.deliveries.slice(seen).filter(({ message: { id } }) => id !== stuck)
+      seen = begun.deliveries.length
+      for (const { message } of done) acked.add(message.id)
+      begun.consumer.ack(done)
+      await dyingClock.advance(25)
+      if (begun.deliveries.length < early) await begun.until(Math.min(early, seen + 1))
+    }
+    const unfinished = begun.ids().filter((id) => !acked.has(id))
+    assert.ok(unfinished.length > 1 && unfinished.length <= windowMax)
+    await live.publish(messages.slice(early))
+    const taker = await consume(live, 'all')
+    await clock.advance(dyingClock.now() - clock.now() + 2 * LEASE_MS)
+    const wanted = [...unfinished, ...messages.slice(early).map(({ id }) => id)]
+    await taker.untilIds((seen) => wanted.every((id) => seen.has(id)))
+    const marked = new Set(taker.deliveries.filter(({ redelivered }) => redelivered).map(({ message }) => message.id))
+    assert.deepEqual(
+      unfinished.filter((id) => !marked.has(id)),
+      [],
+      'the process may have died of these',
+    )
+    const innocent = messages.slice(early).filter(({ id }) => marked.has(id))
+    assert.ok(innocent.length <= 2 * AHEAD_MIN, `${innocent.length} of ${late} came after it had died`)
+  }))
+
+test('E7 B8 nothing is begun beyond what the file says, however fast it is read', () =>
+  inWorld(async (world) => {
+    const { dying, live, clock } = await heirs(world)
+    const messages = series(0, 40_000)
+    // It takes everything into its hand as it comes, and dies before it is done with any.
+    const begun = await consume(dying, 'all', { ack: false, windowMax: messages.length })
+    await live.publish(messages)
+    await begun.until(messages.length / 2)
+    const read = new Set(begun.ids())
+    const taker = await consume(live, 'all')
+    await clock.advance(2 * LEASE_MS)
+    await taker.until(messages.length)
+    const unmarked = taker.deliveries.filter(({ redelivered }) => !redelivered)
+    assert.deepEqual(
+      unmarked.filter(({ message }) => read.has(message.id)).map(({ message }) => message.id),
+      [],
+    )
+  }))
+
+test('E7 B8 what a dead process may have begun stays marked where the next one leaves before it', () =>
+  inWorld(async (world) => {
+    const { dying, live, last, clock } = await heirs(world)
+    const messages = series(0, 4_000).map((message) => ({ ...message, key: 'one' }))
+    await dying.publish(messages.slice(0, 100))
+    const begun = await consume(dying, 'all', { ack: false, windowMax: 100 })
+    await begun.until(100)
+    await live.publish(messages.slice(100))
+    const between = await consume(live, 'all', { ack: false, windowMax: 1 })
+    await clock.advance(2 * LEASE_MS)
+    await between.until(1)
+    between.consumer.ack(between.deliveries)
+    await between.until(2)
+    between.consumer.ack(between.deliveries)
+    await between.close()
+    const heir = await consume(last, 'all')
+    await heir.untilIds((seen) => seen.has(messages.at(-1)!.id))
+    const first = messages.findIndex(({ id }) =>
+      heir.deliveries.some((one) => one.message.id === id && !one.redelivered),
+    )
+    assert.ok(first >= 100 && first <= 100 + AHEAD_MIN, `message ${first} is the first without a mark`)
   }))

@@ -8,6 +8,8 @@
  * E4 A shard that must be given back is given back once nothing of it is in flight.
  * E5 Memory: a tail of the log that all readers share, and at most windowMax deliveries per subscription.
  * E6 Idle processes wait on a file's change, not on a poll; the heartbeat keeps leases and finds what a wake-up missed.
+ * E7 Beside the cursor of a shard stands its reach: how far its owner may have begun. Nothing beyond is delivered before more is
+ *    written, so after a death only what lies up to there is marked as redelivered. Whoever leaves in order takes it back.
  */
 import { randomUUID } from 'node:crypto'
 import { closeSync, type FSWatcher, futimesSync, openSync, watch } from 'node:fs'
@@ -29,7 +31,7 @@ import type {
 } from '../transport.ts'
 import { type Appender, type AppendValue, appendHere, appendInThread, type Cursor } from './sqlite-appender.ts'
 import { Log, type LogRow, type Member, type Share, type Statements } from './sqlite-log.ts'
-import { Reader } from './sqlite-reader.ts'
+import { AHEAD_MIN, Reader } from './sqlite-reader.ts'
 
 export type SqliteTransportOptions = {
   clock?: Clock
@@ -176,6 +178,7 @@ class SqliteTransport implements Transport {
         }
       }
       const first = await this.appender!.append({ rows: values, cursors })
+      for (const reader of this.readers.values()) reader.cursorsWritten(cursors)
       for (const [offset, row] of rows.entries()) row.position = first + offset
       if (rows.length > 0) this.log!.appended(rows)
       for (const job of jobs) job.resolve()
@@ -192,7 +195,7 @@ class SqliteTransport implements Transport {
       for (const job of jobs) job.reject(failure)
     } finally {
       this.appendsRunning -= 1
-      if (this.jobs.length > 0) this.appendSoon()
+      if (this.jobs.length > 0 || [...this.readers.values()].some(({ waits }) => waits)) this.appendSoon()
       else if (this.appendsRunning === 0) this.settledAppends?.()
     }
   }
@@ -240,7 +243,7 @@ class SqliteTransport implements Transport {
         if (this.closed) return
         log.transaction(() => {
           reader.writeCursors()
-          statements.releaseAll.run(name, this.process)
+          reader.releaseAll()
           statements.leave.run(name, this.process)
         })
         this.touch()
@@ -309,8 +312,10 @@ class SqliteTransport implements Transport {
       if (!log || !statements) return
       for (const reader of this.readers.values()) reader.stop()
       log.transaction(() => {
-        for (const reader of this.readers.values()) reader.writeCursors()
-        statements.releaseEverything.run(this.process)
+        for (const reader of this.readers.values()) {
+          reader.writeCursors()
+          reader.releaseAll()
+        }
         statements.leaveEverything.run(this.process)
         for (const { name } of statements.ephemeralOf.all(this.process) as { name: string }[])
           this.forget(statements, name)
@@ -411,11 +416,12 @@ class SqliteTransport implements Transport {
     if (wanted.length === 0 && released.length === 0) return
     log.transaction(() => {
       reader.writeCursors()
-      for (const shard of released) statements.release.run(reader.name, shard, this.process)
+      for (const shard of released) reader.release(shard)
+      const last = log.lastPosition()
+      const reach = last + AHEAD_MIN
       for (const share of wanted) {
-        const { changes } = statements.take.run(this.process, reader.name, share.shard, share.epoch)
-        if (changes === 1)
-          reader.own({ ...share, epoch: share.epoch + 1 }, share.owner === null ? 0 : log.lastPosition())
+        const { changes } = statements.take.run(this.process, reach, reader.name, share.shard, share.epoch)
+        if (changes === 1) reader.own({ ...share, epoch: share.epoch + 1 }, { reach, last })
       }
     })
     if (released.length > 0) {
