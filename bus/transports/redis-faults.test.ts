@@ -70,7 +70,14 @@ class Place {
 
   async open(options?: RedisTransportOptions, url?: string): Promise<Transport> {
     const transport = this.make(options, url)
-    await transport.open()
+    // On a busy disk a server's first answer takes longer than REPLY_TIMEOUT_MS: it is asked again, as bus.start() is.
+    const asked = () =>
+      transport.open().then(
+        () => ({ error: null }),
+        (error) => (error.code === 'transport_unavailable' ? null : { error }),
+      )
+    const { error } = (await settles(asked, 'it could not be opened'))!
+    if (error) throw error
     return transport
   }
 
