@@ -201,7 +201,10 @@ function prepareStatements(database: DatabaseSync) {
     take: prepare(
       'update share set owner = ?, reach = ?, epoch = epoch + 1 where subscription = ? and shard = ? and epoch = ?',
     ),
-    release: prepare('update share set owner = null, reach = ? where subscription = ? and shard = ? and owner = ?'),
+    // Under another epoch, what the appender still has of this owner's cursors changes nothing any more.
+    release: prepare(
+      'update share set owner = null, reach = ?, epoch = epoch + 1 where subscription = ? and shard = ? and owner = ?',
+    ),
     forgetMembers: prepare('delete from member where subscription = ? and until < ?'),
     keepEpoch: prepare(
       "insert into setting (name, value) select 'epoch', coalesce(max(epoch), 0) from share where subscription = ? on conflict (name) do update set value = max(value, excluded.value)",

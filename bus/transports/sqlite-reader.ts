@@ -30,6 +30,8 @@ type OwnedShard = {
   /** E7. What the file says, and what had been read when that was written. */
   reach: number
   readWhenWritten: number
+  /** E7. The message that waits for more stands here. */
+  wanted: number
   leaving: boolean
 }
 type SqliteDelivery = Delivery & { readonly entry: Entry }
@@ -118,6 +120,7 @@ export class Reader {
       if (isOurs && row.position > shard.reach) {
         isFull = true // until it is written
         this.waits = true
+        shard.wanted = row.position
         this.dirty.add(shard)
         this.writeSoon()
         break
@@ -203,8 +206,8 @@ export class Reader {
 
   /** E7 */
   private reachFor(shard: OwnedShard): number {
-    const ahead = 2 * (this.next - shard.readWhenWritten)
-    return Math.max(shard.reach, this.next + Math.min(AHEAD_MAX, Math.max(AHEAD_MIN, ahead)))
+    const ahead = Math.min(AHEAD_MAX, Math.max(AHEAD_MIN, 2 * (this.next - shard.readWhenWritten)))
+    return Math.max(shard.reach, Math.max(this.next, shard.wanted) + ahead)
   }
 
   /** The file has these now. */
@@ -223,10 +226,12 @@ export class Reader {
   /** What was handed over last may not have been written: hand all of it over again. */
   untakeCursors(): void {
     this.waits = false // the heartbeat tries again
-    for (const shard of this.owned.values()) {
-      shard.written = 0
-      this.dirty.add(shard)
-    }
+    for (const shard of this.owned.values()) this.writeAnew(shard)
+  }
+
+  private writeAnew(shard: OwnedShard): void {
+    shard.written = 0
+    this.dirty.add(shard)
   }
 
   cursorOf(shard: number): number | undefined {
@@ -249,6 +254,7 @@ export class Reader {
       suspectTo: Math.min(share.reach, last),
       reach,
       readWhenWritten: share.position,
+      wanted: 0,
       leaving: false,
     })
     // The shard's cursor may lie behind where this reader is: what it has seen of other shards is skipped by readTo.
@@ -277,14 +283,16 @@ export class Reader {
     const released: number[] = []
     for (const [number, shard] of this.owned) {
       if (!shard.leaving || shard.unfinished.lowest()) continue
-      this.dirty.add(shard)
+      this.writeAnew(shard)
       released.push(number)
     }
     return released
   }
 
-  /** Gives all of them up; runs inside a transaction of the log. */
+  /** Gives all of them up; runs inside a transaction of the log. What the appender still has of them comes too late. */
   releaseAll(): void {
+    this.untakeCursors()
+    this.writeCursors()
     for (const number of this.owned.keys()) this.release(number)
   }
 

@@ -204,3 +204,48 @@ test('E7 B8 what a dead process may have begun stays marked where the next one l
     )
     assert.ok(first >= 100 && first <= 100 + AHEAD_MIN, `message ${first} is the first without a mark`)
   }))
+
+test('E7 who leaves in order leaves nothing that is suspected, whatever was still being written', () =>
+  inWorld(async (world) => {
+    const path = join(world.directory, 'broker.db')
+    const transport = sqliteTransport(path)
+    world.defer(() => transport.close())
+    await transport.open()
+    await transport.declare({ name: 'all', bindings: [{ kind: 'fanout' }], from: 'beginning' })
+    for (let round = 0; round < 20; round++) {
+      await transport.publish(series(round * 50, 50))
+      const one = await consume(transport, 'all')
+      await one.until(50)
+      // Its cursors are on their way to the file with what is published.
+      const publishing = transport.publish(series(100_000 + round, 1))
+      await new Promise((resolve) => setImmediate(resolve))
+      await one.close()
+      await publishing
+      assert.deepEqual(
+        one.deliveries.filter(({ redelivered }) => redelivered),
+        [],
+        `round ${round}`,
+      )
+      const rest = await consume(transport, 'all')
+      await rest.until(1)
+      await rest.close()
+      assert.ok(new Set(rest.ids()).size <= 1, 'what was acknowledged does not come again')
+    }
+  }))
+
+test('E7 B11 positions that were trimmed are a gap, and what stands behind it is delivered', () =>
+  inWorld(async (world) => {
+    const path = join(world.directory, 'broker.db')
+    const transport = sqliteTransport(path)
+    world.defer(() => transport.close())
+    await transport.open()
+    await transport.declare({ name: 'all', bindings: [{ kind: 'fanout' }], from: 'beginning' })
+    const all = await consume(transport, 'all')
+    const other = new DatabaseSync(path)
+    world.defer(() => other.close())
+    other.exec("update sqlite_sequence set seq = 1000000 where name = 'log'")
+    if (other.prepare('select 1 from sqlite_sequence').get() === undefined)
+      other.exec("insert into sqlite_sequence (name, seq) values ('log', 1000000)")
+    await transport.publish(series(0, 100))
+    await all.until(100)
+  }))

@@ -242,7 +242,6 @@ class SqliteTransport implements Transport {
         reader.stop()
         if (this.closed) return
         log.transaction(() => {
-          reader.writeCursors()
           reader.releaseAll()
           statements.leave.run(name, this.process)
         })
@@ -312,10 +311,7 @@ class SqliteTransport implements Transport {
       if (!log || !statements) return
       for (const reader of this.readers.values()) reader.stop()
       log.transaction(() => {
-        for (const reader of this.readers.values()) {
-          reader.writeCursors()
-          reader.releaseAll()
-        }
+        for (const reader of this.readers.values()) reader.releaseAll()
         statements.leaveEverything.run(this.process)
         for (const { name } of statements.ephemeralOf.all(this.process) as { name: string }[])
           this.forget(statements, name)
