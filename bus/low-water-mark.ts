@@ -8,22 +8,38 @@
  *    seen by any later statement.
  * L2 The mark moves to the position that was seen, once all those writers have ended and what they left was sent and deleted.
  *    Writers that came later took higher positions.
+ * L3 All of it is true of one run of one server. Another one (a standby that took over, a restore) may give the same positions
+ *    again: there the mark begins anew.
  */
 import { sql } from './sql.ts'
-import type { Tx } from './store.ts'
+import type { Reader } from './store.ts'
 
 /** Looked at when so many positions lie beyond the mark: fewer are walked in less than a look takes. */
 const LOOK_EVERY = 4_000
 
 export class LowWaterMark {
   position = 0
+  private server = ''
   private highest = 0
   private next: { position: number; writers: ReadonlySet<string> } | undefined
 
-  /** Before a transaction reads what lies beyond the mark; true where what it reads now settles more of it (L2). */
-  async look(tx: Tx): Promise<boolean> {
+  /** L3. False: the mark has begun anew, and what was read by the old one says nothing. */
+  async isOfThisServer(reader: Reader): Promise<boolean> {
+    const row = await reader.get<{ server: string }>(sql`select pg_postmaster_start_time()::text as server`)
+    const { server } = row!
+    if (server === this.server) return true
+    const isFirst = this.server === ''
+    this.server = server
+    this.position = 0
+    this.highest = 0
+    this.next = undefined
+    return isFirst
+  }
+
+  /** Before a reader reads what lies beyond the mark; true where what it reads now settles more of it (L2). */
+  async look(reader: Reader): Promise<boolean> {
     if (!this.next && this.highest - this.position < LOOK_EVERY) return false
-    const writing = await writersOf(tx)
+    const writing = await writersOf(reader)
     this.next = {
       position: this.next?.position ?? this.highest,
       writers: this.next ? this.next.writers.intersection(writing) : writing,
@@ -45,8 +61,8 @@ export class LowWaterMark {
   }
 }
 
-async function writersOf(tx: Tx): Promise<Set<string>> {
-  const rows = await tx.all<{ writer: string }>(sql`
+async function writersOf(reader: Reader): Promise<Set<string>> {
+  const rows = await reader.all<{ writer: string }>(sql`
     select distinct virtualtransaction as writer from pg_locks
     where locktype = 'relation' and relation = 'bus_outbox'::regclass and mode <> 'AccessShareLock' and granted
       and database = (select oid from pg_database where datname = current_database())

@@ -9,7 +9,7 @@ import type { Clock } from './clock.ts'
 import { BusError } from './errors.ts'
 import type { StoredMessage } from './outbox.ts'
 import { sql } from './sql.ts'
-import type { Tx } from './store.ts'
+import type { Store, Tx } from './store.ts'
 
 /** Stands where a dead letter names its subscription. */
 export const OUTBOX = '(outbox)'
@@ -22,20 +22,22 @@ export function isRefusal(error: unknown): error is BusError {
 }
 
 /** Moves a row from the outbox to the dead letters. False: another process was faster. */
-export async function setAside(
-  tx: Tx,
+export function setAside(
+  store: Store,
   row: OutboxRow,
   refusal: BusError,
   { newId, clock }: { newId: () => string; clock: Clock },
 ): Promise<boolean> {
   const { position, id, type, message_key, headers, body } = row
   const now = clock.now()
-  if ((await tx.run(sql`delete from bus_outbox where position = ${position}`)) === 0) return false
-  const why = { code: refusal.code, cause: refusal.message, detail: refusal.stack ?? refusal.message }
-  const state = { attempts: 1, failed_at: now, position: now, status: 'open', parks: 0, trace: null }
-  const message = { message_id: id, message_key: message_key ?? id, type, headers, body }
-  await tx.insert('bus_dead_letter', [{ id: newId(), subscription: OUTBOX, ...message, ...why, ...state }])
-  return true
+  return store.transaction(async (tx) => {
+    if ((await tx.run(sql`delete from bus_outbox where position = ${position}`)) === 0) return false
+    const why = { code: refusal.code, cause: refusal.message, detail: refusal.stack ?? refusal.message }
+    const state = { attempts: 1, failed_at: now, position: now, status: 'open', parks: 0, trace: null }
+    const message = { message_id: id, message_key: message_key ?? id, type, headers, body }
+    await tx.insert('bus_dead_letter', [{ id: newId(), subscription: OUTBOX, ...message, ...why, ...state }])
+    return true
+  })
 }
 
 /** Publishes what was set aside again, at `dueAt`. */

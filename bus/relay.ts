@@ -13,28 +13,29 @@
  * R5 A batch with a message that the broker will never take is divided until that one stands alone: it becomes a dead letter
  *    of the outbox (refused.ts), and the others go. What the broker refuses for its set-up (`transport_refused`) is no
  *    message's fault, and waits as in R3.
- * R6 In PostgreSQL the processes of a service take turns: a batch is read, sent and deleted in one transaction that holds a
- *    lock, so nothing goes out twice. One that stands still loses its transaction, and with it the lock, after the store's
- *    idleInTransactionTimeoutMs; what it had sent may then be sent again (R2). In SQLite every process that has the
- *    database open relays for itself.
+ * R6 In PostgreSQL the processes of a service take turns, so what one sends no other sends too. Whose turn lasts longer than
+ *    TURN_MAX_MS is waited for no longer: then both may send the same (R1, R2). In SQLite every process that has the database
+ *    open relays for itself.
  */
 import type { Clock, Timer } from './clock.ts'
 import type { Codec } from './codec.ts'
 import type { Step } from './consumer.ts'
 import type { BusError } from './errors.ts'
 import type { Limits } from './limits.ts'
-import { hold } from './lock.ts'
+import { inTurn } from './lock.ts'
 import { LowWaterMark } from './low-water-mark.ts'
 import { toWire } from './outbox.ts'
 import { isRefusal, type OutboxRow, setAside } from './refused.ts'
 import { list, sql } from './sql.ts'
-import type { MaybePromise, Reader, Store, Tx } from './store.ts'
+import type { MaybePromise, Reader, Store } from './store.ts'
 import type { Tracing } from './tracing.ts'
 import type { Transport } from './transport.ts'
 
 /** Confirmed rows are deleted after this long, or when there are so many. */
 const MARK_MS = 50
 const MARK_ROWS = 4_000
+/** R6 */
+const TURN_MAX_MS = 5_000
 const RETRY_FIRST_MS = 50
 const RETRY_MAX_MS = 5_000
 
@@ -50,8 +51,6 @@ function traceparentOf(codec: Codec, body: string | Uint8Array): string | null {
 function mayHaveBeenCut(rows: readonly OutboxRow[], { relayBatchBytesMax, messageBytesMax }: Limits): boolean {
   return rows.reduce((sum, { body }) => sum + 3 * body.length, messageBytesMax) > relayBatchBytesMax
 }
-
-type Write = <T>(work: (tx: Tx) => MaybePromise<T>) => Promise<T>
 
 export type RelayOptions = {
   store: Store
@@ -80,6 +79,8 @@ export class Relay {
   private markedTo = 0
   /** In PostgreSQL. */
   private readonly lowWater = new LowWaterMark()
+  /** R6. One who stood still is not waited for again until its turn is over. */
+  private turnWaitMs = TURN_MAX_MS
   private marking: Promise<void> | undefined
   private markTimer: Timer | undefined
   private retry: { timer: Timer; failures: number } | undefined
@@ -147,39 +148,40 @@ export class Relay {
   }
 
   /** True where more may be waiting. */
-  private sendBatch(): Promise<boolean> {
-    return this.options.store.dialect === 'sqlite' ? this.sendByBookmark() : this.sendInTurn()
+  private async sendBatch(): Promise<boolean> {
+    const { store } = this.options
+    if (store.dialect === 'sqlite') return this.sendFromBookmark()
+    return store.read((reader) =>
+      inTurn(reader, { name: 'relay', waitMs: this.turnWaitMs }, (isAlone) => {
+        this.turnWaitMs = isAlone ? TURN_MAX_MS : 1
+        return this.sendFromLowWater(reader)
+      }),
+    )
   }
 
-  private async sendByBookmark(): Promise<boolean> {
-    const { store } = this.options
-    const rows = await store.read((reader) => this.readBatch(reader))
+  private async sendFromBookmark(): Promise<boolean> {
+    const rows = await this.options.store.read((reader) => this.readBatch(reader))
     const last = rows.at(-1)
     if (!last) return false
-    await this.send(rows, (work) => store.transaction(work))
+    await this.send(rows)
     this.sentTo = last.position
     this.markSoon()
     return this.mayBeMoreThan(rows)
   }
 
-  /** R6 */
-  private async sendInTurn(): Promise<boolean> {
-    const { store, onStep } = this.options
+  private async sendFromLowWater(reader: Reader): Promise<boolean> {
     const { lowWater } = this
-    const { rows, settles } = await store.transaction(async (tx) => {
-      const held = hold(tx, 'relay')
-      const looked = lowWater.look(tx)
-      const [rows, settles] = await Promise.all([this.readBatch(tx), looked, held])
-      if (rows.length > 0) {
-        const sent = await this.send(rows, async (work) => work(tx))
-        await tx.run(sql`delete from bus_outbox where position in ${list(sent.map(({ position }) => position))}`)
-      }
-      return { rows, settles }
-    })
+    const [isSame, settles, rows] = await Promise.all([
+      lowWater.isOfThisServer(reader),
+      lowWater.look(reader),
+      this.readBatch(reader),
+    ])
+    if (!isSame) return true
     const last = rows.at(-1)
     const more = last !== undefined && this.mayBeMoreThan(rows)
     if (last) {
-      onStep('mark')
+      const sent = await this.send(rows)
+      await this.markExactly(sent.map(({ position }) => position))
       lowWater.sent(last.position)
     }
     if (settles) lowWater.settle(more ? last.position : Number.POSITIVE_INFINITY)
@@ -207,10 +209,10 @@ export class Relay {
   }
 
   /** R1: awaited before the next batch is read. Answers what the broker has confirmed. */
-  private async send(rows: OutboxRow[], write: Write): Promise<OutboxRow[]> {
+  private async send(rows: OutboxRow[]): Promise<OutboxRow[]> {
     const { onStep, onSent, tracing } = this.options
     onStep('relay')
-    const sent = await this.publish(rows, write)
+    const sent = await this.publish(rows)
     onStep('confirm')
     if (tracing) this.trace(sent, tracing)
     onSent(rows.length)
@@ -218,21 +220,20 @@ export class Relay {
   }
 
   /** Answers what the broker has confirmed: all, but for what it will never take (R5). */
-  private async publish(rows: OutboxRow[], write: Write): Promise<OutboxRow[]> {
-    const { transport, onRefused } = this.options
+  private async publish(rows: OutboxRow[]): Promise<OutboxRow[]> {
+    const { transport, store, onRefused } = this.options
     try {
       await transport.publish(rows.map(toWire))
       return rows
     } catch (error) {
       if (!isRefusal(error)) throw error
-      const row = rows[0]!
       if (rows.length === 1) {
-        if (await write((tx) => setAside(tx, row, error, this.options))) onRefused(row, error)
+        if (await setAside(store, rows[0]!, error, this.options)) onRefused(rows[0]!, error)
         return []
       }
       const half = rows.length >> 1
-      const first = await this.publish(rows.slice(0, half), write)
-      return [...first, ...(await this.publish(rows.slice(half), write))]
+      const first = await this.publish(rows.slice(0, half))
+      return [...first, ...(await this.publish(rows.slice(half)))]
     }
   }
 
@@ -255,6 +256,13 @@ export class Relay {
       })
       span.end()
     }
+  }
+
+  /** R4. Where it fails they are sent again, and known again. */
+  private async markExactly(positions: number[]): Promise<void> {
+    const { store, onStep } = this.options
+    await store.transaction((tx) => tx.run(sql`delete from bus_outbox where position in ${list(positions)}`))
+    onStep('mark')
   }
 
   private markSoon(): void {

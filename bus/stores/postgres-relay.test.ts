@@ -1,4 +1,4 @@
-/** R4 and R6: what a relay on PostgreSQL sends where transactions and processes stand beside each other. */
+/** R4, R6, L3: what a relay on PostgreSQL sends where transactions and processes stand beside each other. */
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { setTimeout as pause } from 'node:timers/promises'
@@ -13,9 +13,10 @@ import type { Store, Tx } from '../store.ts'
 import { eventually } from '../testing/eventually.ts'
 import { postgresIn } from '../testing/postgres-world.ts'
 import { needs } from '../testing/servers/needs.ts'
+import { startPostgres } from '../testing/servers/postgres.ts'
 import { createWorld, type World } from '../testing/world.ts'
 import { memoryBroker, memoryTransport } from '../transports/memory.ts'
-import type { PostgresStoreOptions } from './postgres.ts'
+import { type PostgresStoreOptions, postgresStore } from './postgres.ts'
 
 const { url, skip } = await needs('postgres')
 
@@ -128,7 +129,8 @@ test('R4 a reader that stays open: what was sent long ago is not walked again', 
   // There is no moment without a writer: each ends after the next has begun.
   let before = Promise.withResolvers<void>()
   let ended = Promise.resolve()
-  for (let turn = 0; turn < 40; turn++) {
+  for (let turn = 0; relay.bookmark <= 10_000; turn++) {
+    assert.ok(turn < 400, `the low-water mark stands at ${relay.bookmark}`)
     const [wrote, next] = [Promise.withResolvers<void>(), Promise.withResolvers<void>()]
     const previous = ended
     ended = store.transaction(async (tx) => {
@@ -142,9 +144,9 @@ test('R4 a reader that stays open: what was sent long ago is not walked again', 
     await previous
     relay.wake()
   }
-  await eventually(() => relay.bookmark > 10_000 && relay.idle, { timeoutMs: 30_000 })
   before.resolve()
   await ended
+  await eventually(() => relay.idle)
   const pagesFrom = async (position: number) => {
     const plan = await store.read((reader) =>
       reader.all<{ 'QUERY PLAN': string }>(
@@ -185,21 +187,22 @@ test('R6 three processes on one outbox: nothing goes out twice', { skip }, async
       upTo(60).map((n) => `${key} ${n}`),
     )
   assert.equal(sent.length, 9 * 60)
+  for (const [which, store] of stores.entries()) {
+    await store.transaction((tx) => say(tx, 'last', [which]))
+    relays[which]!.wake()
+    await eventually(async () => (await left(store)) === 0, { timeoutMs: 3_000, message: 'a turn is not given on' })
+  }
 })
 
-test('R6 a process that stands still while it sends holds the others up for idleInTransactionTimeoutMs, not longer', {
-  skip,
-}, async () => {
+test('R6 a process that stands still while it sends holds the others up for some seconds, once', { skip }, async () => {
   await using world = await createWorld()
-  const [still, other] = [
-    await openStore(world, { idleInTransactionTimeoutMs: 500 }),
-    await openStore(world, { idleInTransactionTimeoutMs: 500 }),
-  ]
+  const [still, other] = [await openStore(world), await openStore(world)]
   const [begun, goesOn] = [Promise.withResolvers<void>(), Promise.withResolvers<void>()]
   const { relay: first, failures } = relayOf(world, still, async () => {
     begun.resolve()
     await goesOn.promise
   })
+  world.defer(() => goesOn.resolve())
   await still.transaction((tx) => say(tx, 'k', [1]))
   first.start()
   await begun.promise
@@ -210,7 +213,83 @@ test('R6 a process that stands still while it sends holds the others up for idle
   second.start()
   await eventually(async () => (await left(other)) === 0, { timeoutMs: 15_000 })
   assert.deepEqual(sent, ['k 1', 'k 2'])
+  const again = performance.now()
+  for (const n of [3, 4, 5, 6]) {
+    await other.transaction((tx) => say(tx, 'k', [n]))
+    second.wake()
+    await eventually(async () => (await left(other)) === 0)
+  }
+  assert.ok(performance.now() - again < 5_000, 'it is waited for each time')
   goesOn.resolve()
-  await eventually(() => failures.length > 0, { message: 'its transaction was taken from it' })
   await eventually(() => first.idle && first.healthy, { message: 'it goes on' })
+  assert.deepEqual(failures, [])
+})
+
+test('R6 B11 a batch that takes long to be confirmed is sent once, whatever the store allows transactions', {
+  skip,
+}, async () => {
+  await using world = await createWorld()
+  const store = await openStore(world, { idleInTransactionTimeoutMs: 200, poolMax: 1 })
+  const sent: string[] = []
+  const [begun, goesOn] = [Promise.withResolvers<void>(), Promise.withResolvers<void>()]
+  const { relay, failures } = relayOf(world, store, async (messages) => {
+    sent.push(...messages.map(({ id }) => id))
+    begun.resolve()
+    await goesOn.promise
+  })
+  world.defer(() => goesOn.resolve())
+  await store.transaction((tx) => say(tx, 'k', upTo(500)))
+  relay.start()
+  await begun.promise
+  for (let turn = 0; turn < 3; turn++) {
+    await store.transaction((tx) => say(tx, 'k', [500 + turn])) // with the only connection that writes
+    await pause(200)
+  }
+  goesOn.resolve()
+  await eventually(async () => (await left(store)) === 0, { timeoutMs: 15_000 })
+  await eventually(() => relay.idle)
+  assert.deepEqual(
+    sent,
+    upTo(503).map((n) => `k ${n}`),
+  )
+  assert.deepEqual(failures, [])
+})
+
+test('R4 L3 a server that was put back to an earlier state gives positions again, and what has them goes out', {
+  skip,
+}, async () => {
+  await using world = await createWorld()
+  const server = await startPostgres()
+  world.defer(() => server[Symbol.asyncDispose]())
+  const store = postgresStore(server.url)
+  world.defer(() => store.close())
+  await store.open()
+  const sent: string[] = []
+  const { relay } = relayOf(world, store, async (messages) => void sent.push(...messages.map(({ id }) => id)))
+  relay.start()
+  await eventually(
+    async () => {
+      await store.transaction((tx) => say(tx, 'k', upTo(500, sent.length)))
+      relay.wake()
+      return relay.bookmark > 4_000
+    },
+    { timeoutMs: 30_000, message: 'the low-water mark should move' },
+  )
+  await eventually(async () => (await left(store)) === 0, { timeoutMs: 15_000 })
+  await server.restart()
+  const operator = new Client({ connectionString: server.url })
+  await operator.connect()
+  await operator.query('alter table bus_outbox alter column position restart with 1000')
+  await operator.end()
+  const lost = ['lost 1', 'lost 2', 'lost 3']
+  const saying = () =>
+    store
+      .transaction((tx) => say(tx, 'lost', [1, 2, 3]))
+      .then(
+        () => true,
+        () => false,
+      )
+  await eventually(saying, { timeoutMs: 15_000, message: 'the server is back' })
+  relay.wake()
+  await eventually(() => lost.every((id) => sent.includes(id)), { timeoutMs: 15_000, message: 'they were passed over' })
 })

@@ -4,7 +4,7 @@ import { addedColumns } from './sqlite-tables.ts'
 
 /**
  * The bus's own tables, in every service's schema; see sqlite-tables.ts for what each is for. `body` holds bytes, whether
- * the codec wrote text or bytes. The relay needs no order of transactions: it keeps no bookmark (relay.ts, R4).
+ * the codec wrote text or bytes. The relay needs no order of transactions (relay.ts, R4).
  */
 export const busTables = ddlForPostgres(`
 create table if not exists bus_migration (name text primary key, hash text not null);
