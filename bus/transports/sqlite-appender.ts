@@ -10,6 +10,7 @@ import type { DatabaseSync, StatementSync } from 'node:sqlite'
 import { parentPort, Worker, workerData } from 'node:worker_threads'
 import { UnavailableError } from '../errors.ts'
 import { openDatabase, translate } from '../sqlite.ts'
+import { WRITE_CURSOR } from './sqlite-log.ts'
 
 /** shard, type, id, key, headers, at, body: row after row in one flat list, which is cheapest to hand to a thread. */
 export type AppendValue = string | number | null | Uint8Array
@@ -118,9 +119,7 @@ function writer(database: DatabaseSync): (batch: Batch) => number {
   const append = database.prepare(
     'insert into log (shard, type, id, message_key, headers, at, body) values (?, ?, ?, ?, ?, ?, ?)',
   )
-  const moveCursor = database.prepare(
-    'update share set position = ?, reach = ? where subscription = ? and shard = ? and epoch = ?',
-  )
+  const writeCursor = database.prepare(WRITE_CURSOR)
   return ({ rows, cursors }) => {
     beginPatiently(begin)
     try {
@@ -138,7 +137,7 @@ function writer(database: DatabaseSync): (batch: Batch) => number {
         if (start === 0) first = Number(lastInsertRowid)
       }
       for (const { position, reach, subscription, shard, epoch } of cursors)
-        moveCursor.run(position, reach, subscription, shard, epoch)
+        writeCursor.run(position, reach, subscription, shard, epoch)
       commit.run()
       return first
     } catch (error) {

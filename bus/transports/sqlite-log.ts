@@ -3,6 +3,10 @@ import type { DatabaseSync, StatementSync } from 'node:sqlite'
 import type { WireMessage } from '../message.ts'
 import { openDatabase, translate, translated } from '../sqlite.ts'
 
+/** Two write them, the thread (sqlite-appender.ts) and who takes and gives back shards; under one owner neither goes back. */
+export const WRITE_CURSOR = `update share set position = max(position, ?), reach = max(reach, ?)
+  where subscription = ? and shard = ? and epoch = ?`
+
 const READ_MAX = 512
 const BUSY_MAX_MS = 1_000
 const TAIL_MESSAGES_MAX = 4_096
@@ -54,8 +58,9 @@ export class Log {
     try {
       // Everybody's handlers run beside this connection: it must not sit and wait long for another process.
       translated(path, () => {
-        database.exec(`pragma busy_timeout = ${BUSY_MAX_MS}; ${tables}`)
+        database.exec(`pragma busy_timeout = ${BUSY_MAX_MS}; begin immediate; ${tables}`) // others may open it too
         addReach(database)
+        database.exec('commit')
       })
       return new Log(path, database)
     } catch (error) {
@@ -198,9 +203,7 @@ function prepareStatements(database: DatabaseSync) {
       'insert into share (subscription, shard, position, owner, epoch, reach) values (?, ?, ?, null, ?, 0) on conflict do nothing',
     ),
     shares: prepare('select shard, position, owner, epoch, reach from share where subscription = ? order by shard'),
-    take: prepare(
-      'update share set owner = ?, reach = ?, epoch = epoch + 1 where subscription = ? and shard = ? and epoch = ?',
-    ),
+    take: prepare('update share set owner = ?, reach = ?, epoch = epoch + 1 where subscription = ? and shard = ?'),
     // Under another epoch, what the appender still has of this owner's cursors changes nothing any more.
     release: prepare(
       'update share set owner = null, reach = ?, epoch = epoch + 1 where subscription = ? and shard = ? and owner = ?',
@@ -209,7 +212,7 @@ function prepareStatements(database: DatabaseSync) {
     keepEpoch: prepare(
       "insert into setting (name, value) select 'epoch', coalesce(max(epoch), 0) from share where subscription = ? on conflict (name) do update set value = max(value, excluded.value)",
     ),
-    writeCursor: prepare('update share set position = ?, reach = ? where subscription = ? and shard = ? and epoch = ?'),
+    writeCursor: prepare(WRITE_CURSOR),
     join: prepare(
       'insert into member (subscription, process, pid, host, until) values (?, ?, ?, ?, ?) on conflict do nothing',
     ),

@@ -27,7 +27,7 @@ type OwnedShard = {
   readonly hand: Hand
   /** Up to here an owner that died may have begun. */
   readonly suspectTo: number
-  /** E7. What the file says, and what had been read when that was written. */
+  /** E7. What the file says at least, and what had been read when that was written. */
   reach: number
   readWhenWritten: number
   /** E7. The message that waits for more stands here. */
@@ -53,8 +53,6 @@ export class Reader {
   private readonly window: Window
   private scheduled = false
   private stopped = false
-  /** E7: what comes next is not delivered before more is written. */
-  waits = false
   private flush: Timer | undefined
 
   constructor(
@@ -119,7 +117,6 @@ export class Reader {
       }
       if (isOurs && row.position > shard.reach) {
         isFull = true // until it is written
-        this.waits = true
         shard.wanted = row.position
         this.dirty.add(shard)
         this.writeSoon()
@@ -165,10 +162,10 @@ export class Reader {
     if ([...this.owned.values()].some((shard) => shard.leaving)) this.settled()
   }
 
-  /** Lets the cursors of shards to which nothing comes follow the log, so that it can be trimmed behind them. */
-  noteProgress(): void {
-    for (const shard of this.owned.values())
-      if (this.finishedTo(shard) > shard.written + PROGRESS_MIN) this.dirty.add(shard)
+  /** Lets the cursors of shards to which nothing comes follow the log, so that it can be trimmed behind them: at once where `trimIsDue`. */
+  noteProgress(trimIsDue: boolean): void {
+    const min = trimIsDue ? 0 : PROGRESS_MIN
+    for (const shard of this.owned.values()) if (this.finishedTo(shard) > shard.written + min) this.dirty.add(shard)
     if (this.dirty.size > 0) this.flush ??= this.clock.after(ACK_FLUSH_MS, () => this.flushNow())
   }
 
@@ -179,13 +176,14 @@ export class Reader {
     return position === shard.readTo && !shard.leaving ? Math.max(position, this.next) : position
   }
 
-  /** Writes how far each shard is; runs inside a transaction of the log. */
-  writeCursors(): void {
+  /** Writes how far each shard is, and answers what it wrote; runs inside a transaction of the log. */
+  writeCursors(): Cursor[] {
     const cursors: Cursor[] = []
     this.takeCursors(cursors)
     for (const { position, reach, subscription, shard, epoch } of cursors) {
       this.statements.writeCursor.run(position, reach, subscription, shard, epoch)
     }
+    return cursors
   }
 
   get hasCursors(): boolean {
@@ -218,14 +216,11 @@ export class Reader {
       shard.reach = Math.max(shard.reach, reach)
       shard.readWhenWritten = this.next
     }
-    if (!this.waits) return
-    this.waits = false
-    this.wake()
+    this.wake() // what waits for it, or could not ask while others were written
   }
 
   /** What was handed over last may not have been written: hand all of it over again. */
   untakeCursors(): void {
-    this.waits = false // the heartbeat tries again
     for (const shard of this.owned.values()) this.writeAnew(shard)
   }
 
@@ -243,8 +238,8 @@ export class Reader {
     return this.owned.get(shard)?.unfinished.isFinished((entry) => entry.position === position) ?? false
   }
 
-  /** Takes over `share` as the file has it now, up to `last` of which an earlier owner may have begun what its reach says. */
-  own(share: Share, { reach, last }: { reach: number; last: number }): void {
+  /** Took over `share` when `last` was the log's newest: no earlier owner began anything later, or beyond its reach. */
+  own(share: Share, last: number): void {
     this.owned.set(share.shard, {
       lease: { shard: share.shard, epoch: share.epoch },
       readTo: share.position,
@@ -252,7 +247,7 @@ export class Reader {
       unfinished: new Unfinished<Entry>(),
       hand: emptyHand(),
       suspectTo: Math.min(share.reach, last),
-      reach,
+      reach: last + AHEAD_MIN,
       readWhenWritten: share.position,
       wanted: 0,
       leaving: false,

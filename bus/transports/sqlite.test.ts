@@ -1,7 +1,9 @@
 import assert from 'node:assert/strict'
+import { once } from 'node:events'
 import { join } from 'node:path'
 import { DatabaseSync } from 'node:sqlite'
 import { test } from 'node:test'
+import { Worker } from 'node:worker_threads'
 import type { Clock } from '../clock.ts'
 import type { WireMessage } from '../message.ts'
 import { eventually } from '../testing/eventually.ts'
@@ -9,7 +11,9 @@ import { consume } from '../testing/inbox.ts'
 import { transportSuite } from '../testing/transport-suite.ts'
 import { virtualClock } from '../testing/virtual-clock.ts'
 import { inWorld, type World } from '../testing/world.ts'
+import type { Delivery } from '../transport.ts'
 import { sqliteTransport } from './sqlite.ts'
+import { Log } from './sqlite-log.ts'
 
 transportSuite('sqlite', {
   leasesFollowClock: true,
@@ -230,6 +234,114 @@ test('E7 who leaves in order leaves nothing that is suspected, whatever was stil
       await rest.until(1)
       await rest.close()
       assert.ok(new Set(rest.ids()).size <= 1, 'what was acknowledged does not come again')
+    }
+  }))
+
+test('E7 B8 what members that join and leave under load are given lies within what the file says of it', () =>
+  inWorld(async (world) => {
+    const path = join(world.directory, 'broker.db')
+    const transports = await Promise.all(
+      [1, 2, 3].map(async () => {
+        const transport = sqliteTransport(path, { leaseMs: 600 })
+        world.defer(() => transport.close())
+        await transport.open()
+        return transport
+      }),
+    )
+    const [speaker] = transports
+    await speaker!.declare({ name: 'all', bindings: [{ kind: 'fanout' }], from: 'beginning' })
+    const file = new DatabaseSync(path, { readOnly: true })
+    world.defer(() => file.close())
+    const shareOf = file.prepare("select epoch, position, reach from share where subscription = 'all' and shard = ?")
+    const seen = new Set<string>()
+    const wrong: string[] = []
+    const before = new Map<number, { epoch: number; position: number; reach: number }>()
+    const look = (deliveries: Delivery[]) => {
+      for (const { message, lease } of deliveries) {
+        seen.add(message.id)
+        const share = shareOf.get(lease.shard) as { epoch: number; position: number; reach: number }
+        const position = Number(message.id.slice('id-'.length)) + 1 // one publisher, and nothing was there before
+        if (share.epoch === lease.epoch && position > share.reach) wrong.push(`${position} is beyond ${share.reach}`)
+        const earlier = before.get(lease.shard)
+        if (earlier?.epoch === share.epoch && (share.position < earlier.position || share.reach < earlier.reach))
+          wrong.push(`${JSON.stringify(share)} after ${JSON.stringify(earlier)}`)
+        before.set(lease.shard, share)
+      }
+    }
+    const COUNT = 60_000
+    const publishing = (async () => {
+      for (let from = 0; from < COUNT; from += 2_000) await speaker!.publish(series(from, 2_000))
+    })()
+    const staying = await consume(speaker!, 'all', { windowMax: 4_000, onReceive: look })
+    for (let round = 0; seen.size < COUNT && round < 1_000; round++) {
+      // It is done with nothing, so what it was given lies far behind what the others have read.
+      const guest = await consume(transports[1 + (round % 2)]!, 'all', {
+        windowMax: 4_000,
+        onReceive: look,
+        ack: false,
+      })
+      await Promise.race([guest.until(1_000), publishing])
+      await guest.close()
+    }
+    await publishing
+    await staying.until(() => seen.size === COUNT)
+    assert.deepEqual(wrong, [])
+  }))
+
+test('E7 B8 where the log is full, what is in it is read on, however often publishing is tried', () =>
+  inWorld(async (world) => {
+    const clock = virtualClock()
+    const transport = sqliteTransport(join(world.directory, 'broker.db'), { clock, logBytesMax: 500_000 })
+    world.defer(() => transport.close())
+    await transport.open()
+    await transport.declare({ name: 'all', bindings: [{ kind: 'fanout' }], from: 'beginning' })
+    const all = await consume(transport, 'all', { ack: false, windowMax: 10 })
+    await transport.publish(series(0, 3 * AHEAD_MIN))
+    await all.until(10)
+    await clock.advance(LEASE_MS)
+    let refused = 0
+    let over = false
+    world.defer(() => {
+      over = true
+    })
+    const trying = (async () => {
+      while (!over) await transport.publish(series(0, 1)).catch(() => (refused += 1))
+    })()
+    all.acksItself()
+    all.consumer.ack(all.deliveries)
+    await all.until(3 * AHEAD_MIN)
+    over = true
+    await trying
+    assert.ok(refused > 0)
+  }))
+
+test('E7 a file of the version before reaches were kept: several processes open it at the same time', () =>
+  inWorld(async (world) => {
+    const OPENERS = 4
+    const opener = `
+      import { workerData } from 'node:worker_threads'
+      import { Log } from ${JSON.stringify(new URL('sqlite-log.ts', import.meta.url).href)}
+      const { path, ready } = workerData
+      Atomics.add(ready, 0, 1)
+      while (Atomics.load(ready, 0) < ${OPENERS});
+      Log.open(path).database.close()`
+    for (let round = 0; round < 10; round++) {
+      const path = join(world.directory, `broker-${round}.db`)
+      Log.open(path).database.close()
+      const old = new DatabaseSync(path)
+      old.exec('alter table share drop column reach')
+      old.close()
+      const ready = new Int32Array(new SharedArrayBuffer(4))
+      const exits = Array.from({ length: OPENERS }, async () => {
+        const worker = new Worker(new URL(`data:text/javascript,${encodeURIComponent(opener)}`), {
+          workerData: { path, ready },
+        })
+        await once(worker, 'exit')
+      })
+      await Promise.all(exits)
+      const now = new DatabaseSync(path)
+      assert.ok(now.prepare("select 1 from pragma_table_info('share') where name = 'reach'").get())
+      now.close()
     }
   }))
 

@@ -162,12 +162,12 @@ class SqliteTransport implements Transport {
   /** Also hands over what was acknowledged meanwhile, since a commit is under way anyway. */
   private async append(): Promise<void> {
     this.appendsRunning += 1
-    const jobs = this.takeJobs()
+    const jobs = this.full ? [] : this.takeJobs()
+    if (this.full) this.refuseJobs()
     const cursors: Cursor[] = []
     const rows: LogRow[] = []
     const values: AppendValue[] = []
     try {
-      if (this.full && jobs.length > 0) throw fullError(this.path, this.logBytesMax)
       for (const reader of this.readers.values()) reader.takeCursors(cursors)
       const at = this.clock.now()
       for (const job of jobs) {
@@ -195,9 +195,13 @@ class SqliteTransport implements Transport {
       for (const job of jobs) job.reject(failure)
     } finally {
       this.appendsRunning -= 1
-      if (this.jobs.length > 0 || [...this.readers.values()].some(({ waits }) => waits)) this.appendSoon()
+      if (this.jobs.length > 0) this.appendSoon()
       else if (this.appendsRunning === 0) this.settledAppends?.()
     }
+  }
+
+  private refuseJobs(): void {
+    for (const job of this.jobs.splice(0)) job.reject(fullError(this.path, this.logBytesMax))
   }
 
   private takeJobs(): Job[] {
@@ -347,7 +351,7 @@ class SqliteTransport implements Transport {
       for (const reader of this.readers.values()) {
         this.join(reader.name)
         this.balance(reader)
-        reader.noteProgress()
+        reader.noteProgress(this.full)
         reader.wake()
       }
       this.countOthers()
@@ -410,16 +414,24 @@ class SqliteTransport implements Transport {
     const wanted = free.slice(0, Math.max(0, fair - mine.length))
     const released = reader.released()
     if (wanted.length === 0 && released.length === 0) return
-    log.transaction(() => {
-      reader.writeCursors()
-      for (const shard of released) reader.release(shard)
-      const last = log.lastPosition()
-      const reach = last + AHEAD_MIN
-      for (const share of wanted) {
-        const { changes } = statements.take.run(this.process, reach, reader.name, share.shard, share.epoch)
-        if (changes === 1) reader.own({ ...share, epoch: share.epoch + 1 }, { reach, last })
-      }
-    })
+    try {
+      const { cursors, taken, last } = log.transaction(() => {
+        const cursors = reader.writeCursors()
+        for (const shard of released) reader.release(shard)
+        // Nobody else took them, and this is how far their last owner wrote.
+        const taken = (statements.shares.all(reader.name) as Share[]).filter(({ shard, epoch }) =>
+          wanted.some((share) => share.shard === shard && share.epoch === epoch),
+        )
+        const last = log.lastPosition()
+        for (const { shard } of taken) statements.take.run(this.process, last + AHEAD_MIN, reader.name, shard)
+        return { cursors, taken, last }
+      })
+      reader.cursorsWritten(cursors)
+      for (const share of taken) reader.own({ ...share, epoch: share.epoch + 1 }, last)
+    } catch (error) {
+      reader.untakeCursors()
+      throw error
+    }
     if (released.length > 0) {
       reader.letGo(released)
       this.touch()
