@@ -1,4 +1,5 @@
 /** Why two sides could not agree on an encrypted connection, by the codes of Node and OpenSSL, and what to do. */
+import { BusError } from './errors.ts'
 
 /** Of an authority, or of nobody. https://nodejs.org/api/tls.html#x509-certificate-error-codes */
 const UNKNOWN = new Set([
@@ -8,7 +9,7 @@ const UNKNOWN = new Set([
   'UNABLE_TO_GET_ISSUER_CERT_LOCALLY',
   'UNABLE_TO_VERIFY_LEAF_SIGNATURE',
 ])
-const OTHERS = /^ERR_(SSL|TLS)_|^CERT_/
+const OTHERS = /^ERR_(SSL|TLS)_|^CERT_|^(INVALID_PURPOSE|INVALID_CA|PATH_LENGTH_EXCEEDED|HOSTNAME_MISMATCH)$/
 
 type TlsError = Error & { code?: string; cert?: { subjectaltname?: string }; errors?: unknown[] }
 
@@ -26,4 +27,10 @@ export function encryptionRefusal(error: unknown): string | undefined {
     return `it does not encrypt on this port (${code}): give the port that does, or an address without encryption`
   if (OTHERS.test(code)) return `no encrypted connection could be made (${message.trim()})`
   return [cause, ...errors].map(encryptionRefusal).find((reason) => reason !== undefined)
+}
+
+/** The same as an error of the transport to `place`: waiting does not mend it. */
+export function refusedEncryption(place: string, error: unknown): BusError | undefined {
+  const reason = encryptionRefusal(error)
+  return reason === undefined ? undefined : new BusError('transport_refused', `${place}: ${reason}`, { cause: error })
 }

@@ -4,7 +4,7 @@
  */
 import { inspect } from 'node:util'
 import { Consumer, type Message, ProduceAcks, Producer } from '@platformatic/kafka'
-import { encryptionRefusal } from '../encryption.ts'
+import { refusedEncryption } from '../encryption.ts'
 import type { Arrival, Endpoint, Note, ReceiveOptions } from '../endpoint.ts'
 import { BusError } from '../errors.ts'
 import { kafkaServers } from '../transports/kafka-address.ts'
@@ -173,8 +173,8 @@ function toRecord(topic: string, { body, headers, id, key }: Note) {
 
 /** Credentials, rights and encryption: waiting does not help. */
 function refusal(name: string, error: unknown): BusError | undefined {
-  const encryption = encryptionRefusal(error)
-  if (encryption !== undefined) return new BusError('transport_refused', `${name}: ${encryption}`, { cause: error })
+  const encryption = refusedEncryption(name, error)
+  if (encryption) return encryption
   const text = inspect(error, { depth: 4 })
   if (!/AuthenticationError|SASL|AUTHORIZATION_FAILED|INVALID_TOPIC/i.test(text)) return undefined
   const { message } = error as Error

@@ -4,7 +4,7 @@
  */
 import { randomUUID } from 'node:crypto'
 import { type Channel, type ChannelModel, type ConfirmChannel, type ConsumeMessage, connect as dial } from 'amqplib'
-import { encryptionRefusal } from '../encryption.ts'
+import { refusedEncryption } from '../encryption.ts'
 import type { Arrival, Endpoint, ReceiveOptions } from '../endpoint.ts'
 import { BusError } from '../errors.ts'
 import { keepConnection, notSent, within } from './kept-connection.ts'
@@ -70,8 +70,8 @@ export function rabbitmqQueue(url: string, options: RabbitmqQueueOptions): Endpo
 
   /** What waiting cannot mend, as an error that says what to change; undefined: anything else. */
   function refusal(error: unknown): BusError | undefined {
-    const encryption = encryptionRefusal(error)
-    if (encryption !== undefined) return new BusError('transport_refused', `${name}: ${encryption}`, { cause: error })
+    const encryption = refusedEncryption(name, error)
+    if (encryption) return encryption
     const { message, code } = error as { message: string; code?: unknown }
     const reply = REFUSALS.find((each) => each === code || message.includes(` ${each} `))
     if (reply === undefined) return undefined

@@ -3,7 +3,7 @@
  * kept for who comes later, nothing is delivered again, and there is nothing to acknowledge. Whoever needs more needs a stream.
  */
 import { createClient, type RedisClientType } from 'redis'
-import { encryptionRefusal } from '../encryption.ts'
+import { refusedEncryption } from '../encryption.ts'
 import type { Arrival, Endpoint, ReceiveOptions } from '../endpoint.ts'
 import { BusError } from '../errors.ts'
 import { type Log, silentLog } from '../log.ts'
@@ -141,8 +141,8 @@ function newClient(url: string, lost: (why: unknown) => void): RedisClientType {
 
 /** Wrong name or password, no rights, no encryption: waiting does not help. */
 function refusal(name: string, error: unknown): BusError | undefined {
-  const encryption = encryptionRefusal(error)
-  if (encryption !== undefined) return new BusError('transport_refused', `${name}: ${encryption}`, { cause: error })
+  const encryption = refusedEncryption(name, error)
+  if (encryption) return encryption
   const { message } = error as Error
   if (!/^(?:WRONGPASS|NOAUTH|NOPERM|ERR (?:invalid password|Client sent AUTH|AUTH ))/i.test(message)) return undefined
   const what = 'check the user, the password and the rights in its address'

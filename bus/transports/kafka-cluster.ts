@@ -33,7 +33,7 @@ import {
   syncGroupV5,
   Writer,
 } from '@platformatic/kafka'
-import { encryptionRefusal } from '../encryption.ts'
+import { refusedEncryption } from '../encryption.ts'
 import { BusError, UnavailableError } from '../errors.ts'
 import type { KafkaSettings } from './kafka-address.ts'
 
@@ -350,8 +350,8 @@ export class Cluster {
     if (reasons.some(({ code }) => code === 'PLT_KFK_AUTHENTICATION'))
       return refused('refuses the credentials: look at user, password and ?sasl=… of the address')
     if (text.includes('requires TLS')) return refused('wants an encrypted connection: add ?tls=true to the address')
-    const encryption = encryptionRefusal(error)
-    if (encryption !== undefined) return new BusError('transport_refused', `${shown}: ${encryption}`, { cause: error })
+    const encryption = refusedEncryption(shown, error)
+    if (encryption) return encryption
     if (text.includes('TLS handshake failed'))
       return refused('closes the connection instead of encrypting it: look at the port, or write it without ?tls=true')
     return new UnavailableError(

@@ -9,7 +9,7 @@
  * Limits here are real time, whatever clock the bus runs on: the server's time is nobody's to move.
  */
 import { type Channel, type ChannelModel, type ConfirmChannel, connect } from 'amqplib'
-import { encryptionRefusal } from '../encryption.ts'
+import { refusedEncryption } from '../encryption.ts'
 import { BusError, UnavailableError } from '../errors.ts'
 import type { TransportState } from '../transport.ts'
 
@@ -225,8 +225,8 @@ export function closedError(): BusError {
 /** What the server or the socket said, as one of ours: what waiting cannot mend is `transport_refused`. */
 export function translate(cause: unknown, hint = ''): BusError {
   if (cause instanceof BusError) return cause
-  const encryption = encryptionRefusal(cause)
-  if (encryption !== undefined) return new BusError('transport_refused', `RabbitMQ: ${encryption}`, { cause })
+  const encryption = refusedEncryption('RabbitMQ', cause)
+  if (encryption) return encryption
   const { message, code } = cause as Error & { code?: unknown }
   const isClosedAtOpen = message?.includes('Expected ConnectionOpenOk; got <ConnectionClose') // the client keeps why to itself
   const reply = typeof code === 'number' ? code : isClosedAtOpen ? 530 : Number(/\b(403|530)\b \(/.exec(message)?.[1])

@@ -9,7 +9,7 @@
 import { isIP } from 'node:net'
 import { createClient, type RedisClientType } from 'redis'
 import type { Clock, Timer } from '../clock.ts'
-import { encryptionRefusal } from '../encryption.ts'
+import { refusedEncryption } from '../encryption.ts'
 import { BusError, UnavailableError } from '../errors.ts'
 import type { Argument } from './redis-entry.ts'
 import type { Script } from './redis-scripts.ts'
@@ -203,8 +203,8 @@ const FULL = /^(LOGFULL|OOM)/
 /** Everything that the client throws, as an error of the bus. */
 export function translate(address: string, error: unknown, hint = ''): BusError {
   if (error instanceof BusError) return error
-  const encryption = encryptionRefusal(error)
-  if (encryption !== undefined) return new BusError('transport_refused', `${address}: ${encryption}`, { cause: error })
+  const encryption = refusedEncryption(address, error)
+  if (encryption) return encryption
   const text = textOf(error)
   if (FULL.test(text))
     return new UnavailableError('log_full', `${address} is full (${text}): ${FULL_ADVICE}`, { cause: error })
