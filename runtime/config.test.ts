@@ -59,6 +59,7 @@ test('a bad value is named, with what was given and what is expected', () => {
     "PORT is '70000': expected a whole number from 0 to 65535 (0: any free port)",
   )
   assert.match(refused({ PORT: 'http' }), /^PORT is 'http'/)
+  assert.match(refused({ PORT: '9464', METRICS_PORT: '9464' }), /^METRICS_PORT is '9464': expected another port than/)
   assert.match(refused({ HOLD_MS: '-1' }), /^HOLD_MS is '-1': .*milliseconds/)
   assert.match(refused({ PROVIDER_FAILURE_RATE: '1.5' }), /from 0 to 1$/)
   assert.match(refused({ LOG_LEVEL: 'loud' }), /one of fatal, error/)

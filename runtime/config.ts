@@ -122,6 +122,9 @@ export function readConfig(environment: Readonly<Record<string, string | undefin
     refuseUnsafeInProduction({
       brokerUrl: read.BROKER_URL,
       databaseUrl: read.DATABASE_URL,
+      foreignUrls: (
+        ['ORDER_EVENTS_FROM', 'ORDER_EVENTS_TO', 'ORDER_CREATED_FROM', 'ORDER_CREATED_TO'] as const
+      ).flatMap((setting) => read[setting].map(({ url }) => ({ setting, url }))),
       tokenSecret: read.TOKEN_SECRET,
       adminPassword: read.ADMIN_PASSWORD,
       makesOperator: read.SERVICES.includes('user'),
@@ -129,6 +132,8 @@ export function readConfig(environment: Readonly<Record<string, string | undefin
   }
   const dataDir = resolve(read.DATA_DIR)
   refuseEchoes(read)
+  if (read.METRICS_PORT !== undefined && read.METRICS_PORT === read.PORT)
+    throw new StartError(`METRICS_PORT is '${read.PORT}': expected another port than PORT`, { exitCode: 2 })
   return {
     port: read.PORT,
     /** Where /metrics answers; null: on `port`. */

@@ -20,6 +20,7 @@ function refused(work: () => unknown): string {
 const safe: SecretsGiven = {
   brokerUrl: 'amqp://shop:b7Jk2@rabbitmq:5672',
   databaseUrl: 'postgres://shop:x81hd@postgres:5432/shop',
+  foreignUrls: [{ setting: 'ORDER_EVENTS_FROM', url: 'amqp://orders:q61Zs@rabbitmq:5672' }],
   tokenSecret: '0123456789abcdef0123456789abcdef',
   adminPassword: 'a long enough password',
   makesOperator: true,
@@ -64,6 +65,8 @@ test('X2 guest, also where the client would take it by itself, and a password li
     assert.match(unsafe({ brokerUrl }), /^BROKER_URL signs in as guest .*make an account/m, brokerUrl)
   assert.match(unsafe({ databaseUrl: 'postgres://postgres:postgres@h/d' }), /^DATABASE_URL signs in as postgres/m)
   assert.doesNotMatch(unsafe({ brokerUrl: 'amqp://guest:hunter2@h' }), /hunter2/)
+  const foreignUrls = [{ setting: 'ORDER_CREATED_TO', url: 'amqp://guest:guest@h' }]
+  assert.match(unsafe({ foreignUrls }), /^ORDER_CREATED_TO signs in as guest .* and set ORDER_CREATED_TO to it/m)
 })
 
 test('X2 a secret that one process would make up, or that is no chance, says what to set', () => {

@@ -61,6 +61,8 @@ function readSecret(file: string): { secret: string } | { why: string } {
 export type SecretsGiven = {
   readonly brokerUrl: string
   readonly databaseUrl: string
+  /** The brokers of foreign programs, and the variable that names each. */
+  readonly foreignUrls: readonly { readonly setting: string; readonly url: string }[]
   readonly tokenSecret: string | undefined
   readonly adminPassword: string | undefined
   /** This process makes the operator's account. */
@@ -69,10 +71,11 @@ export type SecretsGiven = {
 
 /** X2. Throws StartError with exit code 2, a line for each secret that has to be set. */
 export function refuseUnsafeInProduction(given: SecretsGiven): void {
-  const { brokerUrl, databaseUrl, tokenSecret, adminPassword, makesOperator } = given
+  const { brokerUrl, databaseUrl, foreignUrls, tokenSecret, adminPassword, makesOperator } = given
   const wrong = [
     unsafeCredentials('BROKER_URL', brokerUrl),
     unsafeCredentials('DATABASE_URL', databaseUrl),
+    ...foreignUrls.map(({ setting, url }) => unsafeCredentials(setting, url)),
     tokenSecret === undefined || new Set(tokenSecret).size < DIFFERENT_CHARACTERS_MIN
       ? 'TOKEN_SECRET has to be set to 32 characters of chance or more, the same in every process: openssl rand -hex 32'
       : null,
