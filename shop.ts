@@ -343,7 +343,8 @@ function createShopAuditor(services: readonly Service[], { clock, log }: { clock
     const statuses = await Promise.all(services.map((service) => service.status()))
     return statuses.some(
       ({ outbox, subscriptions }) =>
-        outbox.oldestAgeMs > LAG_MAX_MS || subscriptions.some(({ oldestAgeMs }) => oldestAgeMs > LAG_MAX_MS),
+        outbox.oldestAgeMs > LAG_MAX_MS ||
+        subscriptions.some(({ oldestAgeMs }) => oldestAgeMs === null || oldestAgeMs > LAG_MAX_MS),
     )
   }
   return createAuditor({ stores, clock, log: log.child({ service: 'auditor' }), lagging })

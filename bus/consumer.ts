@@ -158,9 +158,14 @@ type Outcome = {
 
 type Lane = { queue: Work[]; busy: boolean }
 
-export type SubscriptionStatus = Backlog & {
+export type SubscriptionStatus = {
   readonly name: string
-  readonly oldestAgeMs: number
+  /** Messages on the broker; null: it does not say. */
+  readonly waiting: number | null
+  /** Milliseconds since the epoch; null: none waits, or the broker does not say. */
+  readonly oldestAt: number | null
+  /** Null: the broker does not say. */
+  readonly oldestAgeMs: number | null
   readonly inFlight: number
   readonly deferred: number
   readonly deadLetters: number
@@ -170,6 +175,8 @@ export type SubscriptionStatus = Backlog & {
 }
 
 const UNAVAILABLE_RETRY_MS = 250
+/** A status does not wait longer for the broker to count. */
+const COUNTING_MAX_MS = 3_000
 /** Beyond the handler's own time, before another process may take up a claimed retry. */
 const CLAIM_MARGIN_MS = 5_000
 /** A decoded message is remembered on the transport's copy. (A WeakMap of them took a tenth of a consumer's time.) */
@@ -283,23 +290,32 @@ export class Consumer {
 
   async status(): Promise<SubscriptionStatus> {
     const { store, clock } = this.options
-    const backlog = await this.backlog()
-    const counts = await store.read((reader) =>
-      reader.get<{ deferred: number; dead: number; oldest: number | null }>(sql`
+    const counts = store.read((reader) =>
+      reader.get<{ deferred: number; dead: number }>(sql`
         select (select count(*) from bus_deferred where subscription = ${this.name}) as deferred,
-          (select min(due_at) from bus_deferred where subscription = ${this.name}) as oldest,
           (select count(*) from bus_dead_letter where subscription = ${this.name} and status = 'open') as dead`),
     )
+    const [backlog, counted] = await Promise.all([this.backlogInTime(), counts])
+    const { waiting, oldestAt } = backlog ?? { waiting: null, oldestAt: null }
+    const oldestAgeMs = oldestAt === null ? 0 : Math.max(0, clock.now() - oldestAt)
     return {
       name: this.name,
-      ...backlog,
-      oldestAgeMs: backlog.oldestAt === null ? 0 : Math.max(0, clock.now() - backlog.oldestAt),
+      waiting,
+      oldestAt,
+      oldestAgeMs: waiting === null ? null : oldestAgeMs,
       inFlight: this.inHand,
-      deferred: Number(counts!.deferred),
-      deadLetters: Number(counts!.dead),
+      deferred: Number(counted!.deferred),
+      deadLetters: Number(counted!.dead),
       handledTotal: this.handledTotal,
       failedTotal: this.failedTotal,
     }
+  }
+
+  /** Null: the broker is away, or takes longer. */
+  private async backlogInTime(): Promise<Backlog | null> {
+    const { promise: late, resolve } = Promise.withResolvers<null>()
+    const timer = setTimeout(resolve, COUNTING_MAX_MS, null)
+    return Promise.race([this.backlog().catch(() => null), late]).finally(() => clearTimeout(timer))
   }
 
   /** True where a deferred message is due, or would be without waiting for the clock. */

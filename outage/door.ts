@@ -72,7 +72,7 @@ export class Door {
     const othersRest = services.every(
       ({ outbox, subscriptions }: Answer) =>
         outbox.waiting === 0 &&
-        subscriptions.every(({ waiting, deferred, inFlight }: Answer) => waiting + deferred + inFlight === 0),
+        subscriptions.every(({ waiting, deferred, inFlight }: Answer) => waiting === 0 && deferred + inFlight === 0),
     )
     return { waiting: found?.waiting ?? null, countedAt: found?.countedAt ?? 0, othersRest }
   }

@@ -72,6 +72,17 @@ test('the backlog of each subscription is shown, and goes when its service does'
   assert.equal((await metrics.render()).body.includes(label), false)
 })
 
+test('where the broker does not say what waits, the rest is shown', async () => {
+  const [known] = payment.subscriptions
+  const subscriptions = [{ ...known!, waiting: null, oldestAt: null, oldestAgeMs: null }]
+  const { body } = await createMetrics(() => [() => ({ ...payment, ready: false, subscriptions })]).render()
+  assert.doesNotMatch(body, /^bus_backlog_(messages|oldest_age_seconds)\{/m)
+  assert.match(body, /^bus_deferred_messages\{.*\} 3$/m)
+  assert.match(body, /^bus_outbox_messages\{.*\} 4$/m)
+  assert.match(body, /^bus_ready\{.*\} 0$/m)
+  assert.match(body, /^bus_status_failures_total 0$/m)
+})
+
 test('a bus that cannot say how it is does not hide the others', async () => {
   const away = () => Promise.reject(new Error('away'))
   const { body } = await createMetrics(() => [away, () => payment]).render()

@@ -124,8 +124,9 @@ function busMetrics(registry: Registry): (statuses: readonly BusStatus[], others
       for (const { name, ready } of status.bridges) bridge.set({ service, bridge: name }, ready ? 1 : 0)
       for (const subscription of subscriptions) {
         const label = { service, subscription: subscription.name }
-        waiting.set(label, subscription.waiting)
-        age.set(label, subscription.oldestAgeMs / 1000)
+        // A broker that is away says nothing; what this process knows by itself is shown all the same.
+        if (subscription.waiting !== null) waiting.set(label, subscription.waiting)
+        if (subscription.oldestAgeMs !== null) age.set(label, subscription.oldestAgeMs / 1000)
         inFlight.set(label, subscription.inFlight)
         deferred.set(label, subscription.deferred)
         deadLetters.set(label, subscription.deadLetters)

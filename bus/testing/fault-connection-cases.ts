@@ -1,5 +1,6 @@
 /** F1 and F12: the way to the broker, and the broker itself, are gone for a while. */
 import assert from 'node:assert/strict'
+import type { Bus } from '../bus.ts'
 import type { Transport } from '../transport.ts'
 import { eventually } from './eventually.ts'
 import type { FaultBroker } from './fault-broker.ts'
@@ -16,6 +17,7 @@ const AHEAD_MAX = 2_500
 /** Milliseconds for the rest of the load, once the broker is back for the last time: a limit for what hangs. */
 const LOAD_WITHIN_MS = 60_000
 const STRIKES_WITHIN_MS = 15_000
+const STATUS_WITHIN_MS = 10_000
 
 /** Where on the way of a publication the connection breaks. `answers`: so many chunks of the server came after it; the last is lost. */
 const points = [
@@ -70,14 +72,18 @@ export function registerConnectionCases(check: FaultCheck, broker: FaultBroker):
   check(
     'F12 B11 the broker restarts twice under 10,000 messages, in order and by kill -9: nothing is lost or doubled',
     async (stage, { bounds, diagnostic }) => {
-      await stage.startScribe()
-      await stage.startTeller()
+      const scribe = await stage.startScribe()
+      const teller = await stage.startTeller()
       await stage.whileSaying(async () => {
         for (const [index, count] of RESTARTS_AT.entries()) {
           await stage.untilHeardCount(count)
           if (index === 0) await broker.server.stop()
           else await broker.server.kill()
           await stage.say(10) // transactions commit while the broker is away
+          await eventually(() => saysThatTheBrokerIsAway(teller.bus, scribe.bus), {
+            timeoutMs: STATUS_WITHIN_MS,
+            message: 'the status says nothing, or not that the broker is away',
+          })
           await broker.server.start()
           const heard = await stage.heardCount()
           const ms = await stage.untilHeardCount(heard + 1, bounds.resumesWithinMs)
@@ -92,6 +98,14 @@ export function registerConnectionCases(check: FaultCheck, broker: FaultBroker):
       await stage.assertOracle()
     },
   )
+}
+
+/** What a process knows by itself is told all the same, and what the broker would have to say is not made up. */
+async function saysThatTheBrokerIsAway(teller: Bus, scribe: Bus): Promise<boolean> {
+  const [telling, hearing] = await Promise.all([teller.status(), scribe.status()])
+  const [words] = hearing.subscriptions
+  const isKept = telling.ready || telling.outbox.waiting >= 10
+  return isKept && !hearing.ready && words!.waiting === null
 }
 
 /** Lets the connection break at that point of some publication from now on. */

@@ -34,9 +34,9 @@ const count = z.int()
 
 const subscriptionStatus = z.object({
   name: z.string(),
-  waiting: count,
+  waiting: count.nullable().openapi({ description: 'On the broker; null: it does not say' }),
   oldestAt: z.int().nullable(),
-  oldestAgeMs: z.number(),
+  oldestAgeMs: z.number().nullable(),
   inFlight: count,
   deferred: count,
   deadLetters: count,
