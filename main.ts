@@ -10,7 +10,7 @@
  * 1 the machine refuses (port, folder, disk), 2 the environment is wrong.
  */
 import { join } from 'node:path'
-import { onShutdown } from '@shopsphere/runtime/shutdown'
+import { exitWhenAsked, onShutdown, surviveClosedOutput } from '@shopsphere/runtime/shutdown'
 import { StartError } from '@shopsphere/runtime/start-error'
 import { allServices, type Shop, startShop } from './shop.ts'
 
@@ -57,8 +57,11 @@ async function main(parameters: readonly string[]): Promise<number | undefined> 
     process.stderr.write(`${parameters[0]} is not understood.\n\n${usage}`)
     return 2
   }
+  surviveClosedOutput([process.stdout, process.stderr])
+  const leaveIt = exitWhenAsked()
   try {
     const shop = await startShop()
+    leaveIt()
     onShutdown(shop.close, { log: shop.log })
     process.stdout.write(nextSteps(shop))
     return undefined // runs until a signal comes

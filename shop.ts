@@ -32,7 +32,7 @@ import {
 import type { Api } from '@shopsphere/runtime/http'
 import { createLog, type Log } from '@shopsphere/runtime/log'
 import { patiently } from '@shopsphere/runtime/patience'
-import { type RunningServer, refuseTakenPort, serve } from '@shopsphere/runtime/server'
+import { type RunningServer, serve } from '@shopsphere/runtime/server'
 import { prepareService, type Service, type ServiceDefinition } from '@shopsphere/runtime/service'
 import { StartError } from '@shopsphere/runtime/start-error'
 import { tokenSecret } from '@shopsphere/runtime/token-key'
@@ -43,6 +43,7 @@ import { analytics } from './services/analytics/service.ts'
 import { audit } from './services/audit/service.ts'
 import { cart } from './services/cart/service.ts'
 import { createGateway, type Gateway, type Hears } from './services/gateway/gateway.ts'
+import { createStartingApp } from './services/gateway/starting.ts'
 import { inventory } from './services/inventory/service.ts'
 import { notification } from './services/notification/service.ts'
 import { order } from './services/order/service.ts'
@@ -110,9 +111,10 @@ export async function startShop(options: ShopOptions = {}): Promise<Shop> {
   const log = options.log ?? createLog(config.logLevel)
   const opened: (() => Promise<void>)[] = []
   try {
-    const places = headless ? null : placesOf(config)
-    if (places) await refuseTakenPort(places.door)
-    if (places?.metrics) await refuseTakenPort(places.metrics)
+    // Before anything else is begun: a port may be taken, and what is waited for below may take minutes.
+    const { door, metricsDoor } = headless ? NO_DOORS : await openDoors(config, log)
+    const servers = [door, metricsDoor].filter((server) => server !== null)
+    opened.push(() => Promise.all(servers.map((server) => server.close(0))).then(() => {}))
     const tokens = createTokens({ secret: prepareFolders(config, options), clock })
     const transport = options.transport ?? (await openTransport(config, clock, log, options))
     opened.push(() => transport.close())
@@ -139,13 +141,11 @@ export async function startShop(options: ShopOptions = {}): Promise<Shop> {
     opened.push(() => monitor.close())
     const findings = () => auditor.found
     const described = { events: allEvents, hears: [...hears.values()] }
-    const door = { ...described, config, clock, log, tokens, limited, findings, traces }
-    const gateway = createGateway({ services, transport, ...door })
+    const shown = { ...described, config, clock, log, tokens, limited, findings, traces }
+    const gateway = createGateway({ services, transport, ...shown })
     opened.push(() => gateway.close())
-    const servers: RunningServer[] = []
-    opened.push(() => Promise.all(servers.map((server) => server.close(0))).then(() => {}))
-    if (places) servers.push(await serve(gateway.app, places.door))
-    if (places?.metrics && gateway.metricsApp) servers.push(await serve(gateway.metricsApp, places.metrics))
+    door?.answerWith(gateway.app)
+    if (gateway.metricsApp) metricsDoor?.answerWith(gateway.metricsApp)
     for (const service of services) await withBroker(() => service.start())
     if (!headless) auditor.watch()
     if (!headless) monitor.watch()
@@ -277,10 +277,19 @@ function typesOf({ bindings }: SubscriptionSpec): string[] {
   })
 }
 
-function placesOf({ host, port, metricsPort }: Config) {
-  return {
-    door: { port, host },
-    metrics: metricsPort === null ? null : { port: metricsPort, host, setting: 'METRICS_PORT' },
+const NO_DOORS = { door: null, metricsDoor: null }
+
+/** They say that the shop is starting until they are given something else to say. */
+async function openDoors({ host, port, metricsPort, broker, services }: Config, log: Log) {
+  const starting = createStartingApp({ broker: broker.scheme, services, log })
+  const door = await serve(starting, { port, host })
+  if (metricsPort === null) return { door, metricsDoor: null }
+  try {
+    const metricsDoor = await serve(starting, { port: metricsPort, host, setting: 'METRICS_PORT' })
+    return { door, metricsDoor }
+  } catch (error) {
+    await door.close(0)
+    throw error
   }
 }
 

@@ -1,5 +1,5 @@
 import type { Server } from 'node:http'
-import { type AddressInfo, createServer } from 'node:net'
+import type { AddressInfo } from 'node:net'
 import { createAdaptorServer } from '@hono/node-server'
 import { StartError } from './start-error.ts'
 
@@ -12,10 +12,14 @@ const CONNECTIONS_MAX = 10_000
 const CLOSE_LIMIT_MS = 5_000
 const SWEEP_MS = 20
 
+type App = { fetch: (request: Request, environment: never) => Response | Promise<Response> }
+
 export type RunningServer = {
   readonly port: number
   /** `http://localhost:3000` */
   readonly url: string
+  /** From now on `app` answers what comes. */
+  answerWith(app: App): void
   /** Takes no more, lets what runs end for up to `limitMs`, then cuts. Closing twice is fine. */
   close(limitMs?: number): Promise<void>
 }
@@ -29,13 +33,14 @@ type Place = {
 }
 
 /** Listens; resolves once requests are taken. Throws StartError where the port cannot be had. */
-export function serve(
-  app: { fetch: (request: Request) => Response | Promise<Response> },
-  place: Place,
-): Promise<RunningServer> {
+export function serve(app: App, place: Place): Promise<RunningServer> {
   const { port, host } = place
+  let answering = app
+  const answerWith = (next: App) => {
+    answering = next
+  }
   const server = createAdaptorServer({
-    fetch: app.fetch,
+    fetch: (request, environment) => answering.fetch(request, environment as never),
     serverOptions: {
       headersTimeout: HEADERS_TIMEOUT_MS,
       requestTimeout: REQUEST_TIMEOUT_MS,
@@ -50,17 +55,8 @@ export function serve(
     server.once('error', (error: NodeJS.ErrnoException) => reject(explain(error, place)))
     server.listen(port, host, () => {
       const address = server.address() as AddressInfo
-      resolve({ port: address.port, url: urlOf(address.port, host), close: closer(server) })
+      resolve({ port: address.port, url: urlOf(address.port, host), answerWith, close: closer(server) })
     })
-  })
-}
-
-/** Throws StartError where `serve` would, before anything else is begun; whoever takes the port after that is told by `serve`. */
-export function refuseTakenPort(place: Place): Promise<void> {
-  const probe = createServer()
-  return new Promise((resolve, reject) => {
-    probe.once('error', (error: NodeJS.ErrnoException) => reject(explain(error, place)))
-    probe.listen(place.port, place.host, () => probe.close(() => resolve()))
   })
 }
 

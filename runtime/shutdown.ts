@@ -4,7 +4,28 @@ const CLOSE_LIMIT_MS = 15_000
 const signalNumbers = { SIGINT: 2, SIGTERM: 15 } as const
 
 /** What is used of `process`; a test gives its own. */
-export type Process = Pick<NodeJS.Process, 'on' | 'exit'>
+export type Process = Pick<NodeJS.Process, 'on' | 'off' | 'exit'>
+
+/**
+ * SIGTERM and SIGINT end the process with 0 as long as there is nothing to close: a container's first process would not hear
+ * them otherwise. Answers what takes this back, once onShutdown sees to it.
+ */
+export function exitWhenAsked(process: Process = globalThis.process): () => void {
+  const exit = () => process.exit(0)
+  for (const signal of ['SIGINT', 'SIGTERM'] as const) process.on(signal, exit)
+  return () => {
+    for (const signal of ['SIGINT', 'SIGTERM'] as const) process.off(signal, exit)
+  }
+}
+
+/** Whoever read what is written may have gone, as in `npm start | head`: no reason to end. */
+export function surviveClosedOutput(streams: readonly NodeJS.WritableStream[]): void {
+  for (const stream of streams) {
+    stream.on('error', (error: NodeJS.ErrnoException) => {
+      if (error.code !== 'EPIPE') throw error
+    })
+  }
+}
 
 /**
  * SIGTERM or SIGINT closes once and exits 0; a second signal exits at once, as the shell expects of one that was killed.

@@ -178,15 +178,51 @@ test('a broker that comes later is waited for, and the shop starts by itself whe
   const { skip } = await needs('redis')
   if (skip) return context.skip(skip)
   const port = await freePort()
+  const PORT = String(await freePort())
   await using main = startMain({
     DATA_DIR: join(world.directory, 'data'),
     BROKER_URL: `redis://127.0.0.1:${port}`,
+    PORT,
   })
   const { child, out } = main
   const waited = () => out.stdout.match(/the broker is not there yet and is waited for/g)?.length ?? 0
   await eventually(() => waited() >= 3 || child.exitCode !== null, { timeoutMs: 30_000 })
   assert.equal(child.exitCode, null, out.stderr)
+  const at = (path: string) => fetch(`http://127.0.0.1:${PORT}${path}`)
+  assert.equal((await at('/health/live')).status, 200)
+  const ready = await at('/health/ready')
+  assert.equal(ready.status, 503)
+  assert.match(await ready.text(), /"redis","ready":false,"reason":"this process is starting"/)
+  const products = await at('/api/products')
+  assert.deepEqual([products.status, products.headers.get('retry-after')], [503, '2'])
   await using _redis = await startRedis({ port })
   await eventually(() => /answers at/.test(out.stdout) || child.exitCode !== null, { timeoutMs: 30_000 })
   assert.equal(child.exitCode, null, out.stderr)
+  assert.equal((await at('/health/ready')).status, 200)
+})
+
+test('a process that waits for its broker ends at once when asked to', async () => {
+  await using world = await createWorld()
+  const BROKER_URL = `redis://127.0.0.1:${await freePort()}`
+  await using main = startMain({ DATA_DIR: join(world.directory, 'data'), BROKER_URL })
+  await eventually(() => main.out.stdout.includes('is waited for'), { timeoutMs: 30_000 })
+  main.child.kill('SIGTERM')
+  assert.equal(await main.exited, 0)
+})
+
+test('where nobody reads what it writes, the shop goes on, and ends when asked to', async () => {
+  await using world = await createWorld()
+  const PORT = String(await freePort())
+  await using main = startMain({ DATA_DIR: join(world.directory, 'data'), PORT, LOG_LEVEL: 'trace' })
+  main.child.stdout.destroy()
+  main.child.stderr.destroy()
+  const isReady = () =>
+    fetch(`http://127.0.0.1:${PORT}/health/ready`).then(
+      ({ ok }) => ok,
+      () => false,
+    )
+  await eventually(isReady, { timeoutMs: 30_000 })
+  assert.equal((await fetch(`http://127.0.0.1:${PORT}/api/orders`)).status, 401)
+  main.child.kill('SIGTERM')
+  assert.equal(await main.exited, 0)
 })
