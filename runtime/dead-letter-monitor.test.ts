@@ -187,7 +187,8 @@ test('M3 a webhook that is refused comes again under its id; what rises meanwhil
   const ids = posted.map(({ headers }) => headers['webhook-id'])
   assert.equal(new Set(ids.slice(0, 3)).size, 1)
   assert.notEqual(ids[3], ids[0])
-  assert.equal(lines.length, 3, 'the log has each of them, once')
+  const said = (words: string) => lines.filter(({ msg }) => msg.includes(words)).length
+  assert.deepEqual([said('more dead letters'), said('not taken and is tried again')], [3, 1], 'the log has each, once')
 })
 
 test('M3 one that nobody answers holds up no look, is given up and said so; the next is sent', async () => {
@@ -200,13 +201,27 @@ test('M3 one that nobody answers holds up no look, is given up and said so; the 
   await seen(monitor, counts, [letters(1)])
   assert.equal(lines.length, 1, 'the look is over, and the log told, before anybody answered')
   await eventually(() => clock.pending() === 1)
+  assert.match(lines[1]!.msg, /not taken and is tried again/)
   await clock.advance(1_000)
-  await eventually(() => lines.length === 2)
-  assert.match(lines[1]!.msg, /given up: see to DEAD_LETTER_WEBHOOK/)
+  await eventually(() => lines.length === 3)
+  assert.match(lines[2]!.msg, /given up: see to DEAD_LETTER_WEBHOOK/)
   how.answer = 204
   await seen(monitor, counts, [letters(3)])
   await eventually(() => posted.length === 3)
   assert.deepEqual([posted[2]!.content.data.count, posted[2]!.content.data.more], [3, 2])
+})
+
+test('M3 one subscription whose webhook is tried again holds up no other', async () => {
+  await using world = await createWorld()
+  const { url, posted, how } = await receiver(world)
+  const { monitor, counts, clock } = watched(world, { webhook: { url, secret: null } })
+  how.answer = 500
+  await seen(monitor, counts, [letters(1)])
+  await eventually(() => clock.pending() === 1)
+  how.answer = 200
+  await seen(monitor, counts, [letters(1), letters(2, 'audit')])
+  await eventually(() => posted.length === 2)
+  assert.equal(posted[1]!.content.data.subscription, 'audit')
 })
 
 test('M3 closing waits neither for an answer nor for the next try', async () => {

@@ -4,9 +4,9 @@
  * M1 It warns when a subscription's count rises, from `alertMin` on: in the log at once, and by a webhook where there is
  *    one. Of the same ones it does not warn again; a new process knows of none.
  * M2 A lower count is believed when two looks in a row see it: who looks into a queue holds its messages for a moment.
- * M3 Nothing waits for the webhook. It is sent one at a time, and what rises further before its turn is one with it, so no
- *    more than one for each subscription waits. One that is not taken (2xx) is sent again after each of `retryDelaysMs`,
- *    under the same id, then given up and logged.
+ * M3 Nothing waits for the webhook. Of each subscription one is sent at a time, and what rises further before its turn is one
+ *    with it, so no more than one waits. One that is not taken (2xx) is logged, sent again after each of `retryDelaysMs`
+ *    under the same id, then given up and logged again.
  * M4 What cannot be counted now has not changed.
  */
 import { randomUUID } from 'node:crypto'
@@ -123,29 +123,30 @@ function createRise(alertMin: number): (counts: readonly DeadLetterCount[]) => D
 function createSender(options: DeadLetterMonitorOptions & { webhook: { url: string; secret: Uint8Array | null } }) {
   const { webhook, clock, log, retryDelaysMs = RETRY_DELAYS_MS, answerMaxMs = ANSWER_MAX_MS } = options
   const waiting = new Map<string, DeadLetterAlert>()
+  const sending = new Map<string, Promise<void>>()
   const closing = new AbortController()
-  let sending: Promise<void> | undefined
 
-  async function sendAll(): Promise<void> {
-    for (const [name, alert] of waiting) {
+  async function sendWhatWaits(name: string): Promise<void> {
+    for (let alert = waiting.get(name); alert && !closing.signal.aborted; alert = waiting.get(name)) {
       waiting.delete(name)
       await sendPatiently(alert)
-      if (closing.signal.aborted) break
     }
-    sending = undefined
+    sending.delete(name)
   }
 
   async function sendPatiently(alert: DeadLetterAlert): Promise<void> {
     const id = `msg_${randomUUID()}`
     const body = new TextEncoder().encode(JSON.stringify(contentOf(alert, clock.now())))
+    const { service, subscription, kind } = alert
+    const which = { service, subscription, kind }
     for (const delayMs of [0, ...retryDelaysMs]) {
       if (delayMs > 0) await pause(delayMs)
       const failure = closing.signal.aborted ? null : await post(id, body)
       if (failure === null || closing.signal.aborted) return
-      log.debug({ err: failure }, 'the webhook for dead letters was not taken')
+      if (delayMs === 0)
+        log.warn({ ...which, err: failure }, 'the webhook for dead letters was not taken and is tried again')
     }
-    const { service, subscription, kind } = alert
-    log.warn({ service, subscription, kind }, 'the webhook for dead letters is given up: see to DEAD_LETTER_WEBHOOK')
+    log.warn(which, 'the webhook for dead letters is given up: see to DEAD_LETTER_WEBHOOK')
   }
 
   /** Why it was not taken; null: it was. */
@@ -179,11 +180,11 @@ function createSender(options: DeadLetterMonitorOptions & { webhook: { url: stri
       const name = `${alert.kind} ${alert.subscription}`
       const more = alert.more + (waiting.get(name)?.more ?? 0)
       waiting.set(name, { ...alert, more })
-      sending ??= sendAll()
+      if (!sending.has(name)) sending.set(name, sendWhatWaits(name))
     },
     async close(): Promise<void> {
       closing.abort()
-      await sending
+      await Promise.all(sending.values())
     },
   }
 }

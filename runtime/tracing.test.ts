@@ -2,6 +2,7 @@ import assert from 'node:assert/strict'
 import { createServer } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { test } from 'node:test'
+import { eventually } from '@shopsphere/bus/testing'
 import { createLog } from './log.ts'
 import { openTraces } from './tracing.ts'
 
@@ -70,4 +71,42 @@ test('an unsampled parent keeps its trace unsampled, and a collector that is awa
   const begin = performance.now()
   await traces.close()
   assert(performance.now() - begin < 10_000)
+})
+
+test('a collector that is away, and one that is back, are said once each', async () => {
+  const written: string[] = []
+  const listening = createLog('info', {
+    write: (line) => {
+      const { level, msg } = JSON.parse(line)
+      written.push(`${level} ${msg}`)
+    },
+  })
+  let isAway = true
+  let tried = 0
+  const collector = createServer((request, response) => {
+    request.resume()
+    tried += 1
+    response.writeHead(isAway ? 400 : 200).end('{}')
+  }).listen(0, '127.0.0.1')
+  await new Promise((resolve) => collector.once('listening', resolve))
+  const { port } = collector.address() as AddressInfo
+  const traces = (await openTraces({ OTEL_EXPORTER_OTLP_ENDPOINT: `http://127.0.0.1:${port}` }, listening))!
+  try {
+    const send = async () => {
+      const before = tried
+      traces.of('order').start({ name: 'one', kind: 'server', parent: null, attributes: {} }).end()
+      await eventually(() => tried > before)
+    }
+    await send()
+    await eventually(() => written.some((line) => /^warn traces are not taken, and lost until/.test(line)))
+    await send()
+    isAway = false
+    await send()
+    await eventually(() => written.includes('info traces are taken again'))
+    await send()
+  } finally {
+    await traces.close()
+    collector.close()
+  }
+  assert.equal(written.length, 3, written.join('\n')) // the first says where they are sent
 })

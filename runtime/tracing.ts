@@ -1,7 +1,7 @@
 /**
  * OpenTelemetry traces, where somebody collects them: OTEL_EXPORTER_OTLP_ENDPOINT (or …_TRACES_ENDPOINT) names a collector that
  * speaks OTLP over HTTP; OTEL_TRACES_SAMPLER_ARG is the share of new traces that is kept, 1 by default. Without an
- * endpoint nothing of this is loaded. A collector that is away costs the spans that do not fit the queue, and nothing else.
+ * endpoint nothing of this is loaded. A collector that is away costs the spans of that time, and nothing else; the log says so.
  */
 import type { Span, SpanStart, Tracing } from '@shopsphere/bus'
 import type { Log } from './log.ts'
@@ -38,7 +38,7 @@ export async function openTraces(
     import('@opentelemetry/exporter-trace-otlp-http'),
   ])
   const processor = new sdk.BatchSpanProcessor({
-    exporter: exporter ?? new OTLPTraceExporter({ url: url!, timeoutMillis: EXPORT_TIMEOUT_MS }),
+    exporter: telling(exporter ?? new OTLPTraceExporter({ url: url!, timeoutMillis: EXPORT_TIMEOUT_MS }), log),
     maxQueueSize: QUEUE_SPANS_MAX,
     maxExportBatchSize: BATCH_SPANS_MAX,
     scheduledDelayMillis: EXPORT_EVERY_MS,
@@ -53,6 +53,24 @@ export async function openTraces(
       return { start: (span) => started(api, tracer, span) }
     },
     close: () => processor.shutdown().catch((error) => log.warn({ err: error }, 'the last spans were not handed over')),
+  }
+}
+
+/** The same exporter; the log hears once that the collector is away, and once that it is back. */
+function telling(exporter: SpanExporter, log: Log): SpanExporter {
+  let isAway = false
+  return {
+    export: (spans, done) =>
+      exporter.export(spans, (result) => {
+        const failed = result.code !== 0
+        if (failed && !isAway)
+          log.warn({ err: result.error }, 'traces are not taken, and lost until they are: see that the collector runs')
+        if (!failed && isAway) log.info('traces are taken again')
+        isAway = failed
+        done(result)
+      }),
+    shutdown: () => exporter.shutdown(),
+    ...(exporter.forceFlush && { forceFlush: () => exporter.forceFlush!() }),
   }
 }
 
