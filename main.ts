@@ -30,8 +30,12 @@ What it listens to comes from the environment:
   ADMIN_EMAIL, ADMIN_PASSWORD   the first operator               TOKEN_SECRET=   the same in every process
   LOG_LEVEL=info       fatal, error, warn, info, debug, trace or silent
 
-Durations of the shop (HOLD_MS, RETURN_WINDOW_MS, …) and of the simulated outside world (PROVIDER_DELAY_MS,
-CARRIER_FAILURE_RATE, …): see runtime/config.ts.
+  NODE_ENV=development production refuses credentials that everybody knows
+  ORDER_EVENTS_FROM, …_TO, ORDER_CREATED_FROM, …_TO   programs of others: docs/foreign-programs.md
+  DEAD_LETTER_WEBHOOK= is told of dead letters                   OTEL_EXPORTER_OTLP_ENDPOINT=   gets traces
+
+All of them, with the durations of the shop (HOLD_MS, RETURN_WINDOW_MS, …) and the simulated outside world
+(PROVIDER_DELAY_MS, CARRIER_FAILURE_RATE, …): README.md, Settings. Secrets may be in files: docs/running.md.
 `
 
 function nextSteps({ url, config, services }: Shop): string {

@@ -58,6 +58,12 @@ export function event<Data>(type: string, options: EventOptions<Data>): EventTyp
   if (!Number.isSafeInteger(version) || version < 1) {
     throw new BusError('invalid_argument', `event '${type}': version must be a whole number from 1, not ${version}`)
   }
+  if (typeof schema?.['~standard']?.validate !== 'function') {
+    throw new BusError('invalid_argument', `event '${type}': schema must be a Standard Schema, as z.object({ … })`)
+  }
+  if (typeof key !== 'function') {
+    throw new BusError('invalid_argument', `event '${type}': key must be a function, () => null where order is nothing`)
+  }
   for (let from = 1; from < version; from++) {
     if (!upcast[from])
       throw new BusError('no_upcaster', `event '${type}' version ${version}: give an upcaster from version ${from}`)
