@@ -1,9 +1,11 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
-import { z } from 'zod'
-import { event } from './event.ts'
+import { event, type Schema } from './event.ts'
 
-const right = { version: 1, schema: z.object({ n: z.int() }), key: () => null }
+const schema: Schema<unknown> = {
+  '~standard': { version: 1, vendor: 'test', validate: (value) => ({ value }) },
+}
+const right = { version: 1, schema, key: () => null }
 const refused = (type: string, changed: object) => {
   try {
     event(type, { ...right, ...changed })
