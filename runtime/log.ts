@@ -15,6 +15,7 @@ export function createLog(level: string, stream: LogStream = process.stdout): Lo
     base: undefined,
     timestamp: pino.stdTimeFunctions.isoTime,
     formatters: { level: (label) => ({ level: label }) },
+    serializers: { err: pino.stdSerializers.errWithCause }, // each cause once: ours say theirs in their own words
     redact: { paths: secretPaths, censor: '[redacted]' },
   }
   if (stream.isTTY) return pino(options, { write: (line: string) => void stream.write(forPeople(line)) })

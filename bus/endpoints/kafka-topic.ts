@@ -2,6 +2,7 @@
  * A Kafka topic of other programs. Each record has a place that never changes, and is known again by it; offsets are
  * committed up to the lowest record that is not settled.
  */
+import { isIP } from 'node:net'
 import { inspect } from 'node:util'
 import { Consumer, type Message, ProduceAcks, Producer } from '@platformatic/kafka'
 import { refusedEncryption } from '../encryption.ts'
@@ -51,6 +52,7 @@ export function kafkaTopic(address: string, options: KafkaTopicOptions): Endpoin
   const client = {
     bootstrapBrokers: [...brokers],
     ...connection,
+    tlsServerName: brokers.every(({ host }) => isIP(host) === 0),
     clientId: 'shopsphere-bridge',
     timeout: REQUEST_TIMEOUT_MS,
     connectTimeout: REQUEST_TIMEOUT_MS,

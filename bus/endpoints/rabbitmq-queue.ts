@@ -77,7 +77,7 @@ export function rabbitmqQueue(url: string, options: RabbitmqQueueOptions): Endpo
     if (reply === undefined) return undefined
     const what =
       reply === 406
-        ? `it was declared otherwise than durable ${durable}, arguments ${JSON.stringify(queueArguments)}: say what the others say, or take it as it is with declare: false`
+        ? `it was declared otherwise than durable ${durable}, arguments ${JSON.stringify(queueArguments)}: say what the others say, or take it as it is with declare: false (in an address ?declare=no)`
         : 'check the user, the password, the virtual host and their rights'
     return new BusError('transport_refused', `${name} is refused (${message}): ${what}`, { cause: error })
   }
