@@ -1,5 +1,5 @@
 /**
- * The PostgreSQL store: a schema of one database for each service, a few connections that write, two that only read.
+ * The PostgreSQL store: a schema of one database for each service, a few connections that write, three that only read.
  *
  * G1 A transaction has a connection of its own from `begin` to its end; transactions of one store run at the same time,
  *    at READ COMMITTED. Whoever reads and then writes says in the `where` of the write what must still be so.
@@ -27,15 +27,15 @@ export type PostgresStoreOptions = Partial<PostgresStoreLimits> & {
 export type PostgresStoreLimits = ConnectionLimits & {
   /** Transactions at the same time; further ones wait for their turn. */
   poolMax: number
-  /** Reads outside of transactions at the same time, on connections of their own. */
+  /** Reads outside of transactions at the same time, on connections of their own; the relay has one while it sends. */
   readersMax: number
   /** A connection that nobody needed for so long is closed. */
   idleTimeoutMs: number
 }
 
 const defaults: PostgresStoreLimits = {
-  poolMax: 5,
-  readersMax: 2,
+  poolMax: 4,
+  readersMax: 3,
   idleTimeoutMs: 30_000,
   connectTimeoutMs: 10_000,
   statementTimeoutMs: 30_000,

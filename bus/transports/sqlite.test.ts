@@ -4,20 +4,22 @@ import { join } from 'node:path'
 import { DatabaseSync } from 'node:sqlite'
 import { test } from 'node:test'
 import { Worker } from 'node:worker_threads'
-import type { Clock } from '../clock.ts'
 import type { WireMessage } from '../message.ts'
 import { eventually } from '../testing/eventually.ts'
 import { consume } from '../testing/inbox.ts'
 import { transportSuite } from '../testing/transport-suite.ts'
 import { virtualClock } from '../testing/virtual-clock.ts'
 import { inWorld, type World } from '../testing/world.ts'
-import type { Delivery } from '../transport.ts'
-import { sqliteTransport } from './sqlite.ts'
+import type { Delivery, Transport } from '../transport.ts'
+import { type SqliteTransportOptions, sqliteTransport } from './sqlite.ts'
 import { Log } from './sqlite-log.ts'
+
+/** Where the broker's file of this world is. */
+const fileIn = (world: World) => join(world.directory, 'broker.db')
 
 transportSuite('sqlite', {
   leasesFollowClock: true,
-  open: (world, { clock }) => sqliteTransport(join(world.directory, 'broker.db'), { clock }),
+  open: (world, { clock }) => sqliteTransport(fileIn(world), { clock }),
 })
 
 const RETENTION_MS = 20_000
@@ -30,6 +32,21 @@ const wire = (n: number): WireMessage => ({
 })
 const series = (from: number, count: number) => Array.from({ length: count }, (_, index) => wire(from + index))
 
+/** A process on that file; it ends with the world. */
+async function open(world: World, options: SqliteTransportOptions = {}): Promise<Transport> {
+  const transport = sqliteTransport(fileIn(world), options)
+  world.defer(() => transport.close())
+  await transport.open()
+  return transport
+}
+
+/** One whose subscription `all` takes everything. */
+async function openWithAll(world: World, options: SqliteTransportOptions = {}): Promise<Transport> {
+  const transport = await open(world, options)
+  await transport.declare({ name: 'all', bindings: [{ kind: 'fanout' }], from: 'beginning' })
+  return transport
+}
+
 /** How many rows the log has, counted by another connection. */
 function rowsIn(path: string): number {
   const database = new DatabaseSync(path, { readOnly: true })
@@ -40,11 +57,9 @@ function rowsIn(path: string): number {
 
 test('B10 the log forgets after retentionMs what every subscription acknowledged, and nothing else', () =>
   inWorld(async (world) => {
-    const path = join(world.directory, 'broker.db')
+    const path = fileIn(world)
     const clock = virtualClock()
-    const transport = sqliteTransport(path, { clock, retentionMs: RETENTION_MS })
-    world.defer(() => transport.close())
-    await transport.open()
+    const transport = await open(world, { clock, retentionMs: RETENTION_MS })
     for (const name of ['quick', 'slow'])
       await transport.declare({ name, bindings: [{ kind: 'fanout' }], from: 'beginning' })
     await transport.publish(series(0, 5_000))
@@ -64,14 +79,7 @@ test('B10 the log forgets after retentionMs what every subscription acknowledged
 test('B10 beyond logBytesMax publishing is refused as log_full, and taken again once there is room', () =>
   inWorld(async (world) => {
     const clock = virtualClock()
-    const transport = sqliteTransport(join(world.directory, 'broker.db'), {
-      clock,
-      retentionMs: 1,
-      logBytesMax: 500_000,
-    })
-    world.defer(() => transport.close())
-    await transport.open()
-    await transport.declare({ name: 'all', bindings: [{ kind: 'fanout' }], from: 'beginning' })
+    const transport = await openWithAll(world, { clock, retentionMs: 1, logBytesMax: 500_000 })
     await transport.publish(series(0, 1_000))
     await clock.advance(5_000)
     await assert.rejects(transport.publish(series(1_000, 1)), { code: 'log_full', name: 'UnavailableError' })
@@ -90,16 +98,12 @@ test('B10 beyond logBytesMax publishing is refused as log_full, and taken again 
 
 test('B11 a broker file that another program locks for a while: the process lives on, and publishing resumes', () =>
   inWorld(async (world) => {
-    const path = join(world.directory, 'broker.db')
     const clock = virtualClock()
-    const transport = sqliteTransport(path, { clock, leaseMs: 6_000 })
-    world.defer(() => transport.close())
-    await transport.open()
-    await transport.declare({ name: 'all', bindings: [{ kind: 'fanout' }], from: 'beginning' })
+    const transport = await openWithAll(world, { clock, leaseMs: 6_000 })
     const all = await consume(transport, 'all')
     await transport.publish(series(0, 10))
     await all.until(10)
-    const other = new DatabaseSync(path)
+    const other = new DatabaseSync(fileIn(world))
     world.defer(() => other.close())
     other.exec('begin immediate')
     const publishing = transport.publish(series(10, 10))
@@ -118,16 +122,10 @@ const LEASE_MS = 5_000
 
 /** Two processes on one file; the first stands still as soon as its clock does. */
 async function heirs(world: World) {
-  const path = join(world.directory, 'broker.db')
   const [dyingClock, clock] = [virtualClock(), virtualClock()]
-  const open = async (itsClock: Clock) => {
-    const transport = sqliteTransport(path, { clock: itsClock, leaseMs: LEASE_MS })
-    world.defer(() => transport.close())
-    await transport.open()
-    return transport
-  }
-  const [dying, live, last] = [await open(dyingClock), await open(clock), await open(clock)]
-  await dying.declare({ name: 'all', bindings: [{ kind: 'fanout' }], from: 'beginning' })
+  const dying = await openWithAll(world, { clock: dyingClock, leaseMs: LEASE_MS })
+  const options = { clock, leaseMs: LEASE_MS }
+  const [live, last] = [await open(world, options), await open(world, options)]
   return { dying, live, last, dyingClock, clock }
 }
 
@@ -211,11 +209,7 @@ test('E7 B8 what a dead process may have begun stays marked where the next one l
 
 test('E7 who leaves in order leaves nothing that is suspected, whatever was still being written', () =>
   inWorld(async (world) => {
-    const path = join(world.directory, 'broker.db')
-    const transport = sqliteTransport(path)
-    world.defer(() => transport.close())
-    await transport.open()
-    await transport.declare({ name: 'all', bindings: [{ kind: 'fanout' }], from: 'beginning' })
+    const transport = await openWithAll(world)
     for (let round = 0; round < 20; round++) {
       await transport.publish(series(round * 50, 50))
       const one = await consume(transport, 'all')
@@ -239,18 +233,10 @@ test('E7 who leaves in order leaves nothing that is suspected, whatever was stil
 
 test('E7 B8 what members that join and leave under load are given lies within what the file says of it', () =>
   inWorld(async (world) => {
-    const path = join(world.directory, 'broker.db')
-    const transports = await Promise.all(
-      [1, 2, 3].map(async () => {
-        const transport = sqliteTransport(path, { leaseMs: 600 })
-        world.defer(() => transport.close())
-        await transport.open()
-        return transport
-      }),
-    )
-    const [speaker] = transports
-    await speaker!.declare({ name: 'all', bindings: [{ kind: 'fanout' }], from: 'beginning' })
-    const file = new DatabaseSync(path, { readOnly: true })
+    const options = { leaseMs: 600 }
+    const speaker = await openWithAll(world, options)
+    const guests = [await open(world, options), await open(world, options)]
+    const file = new DatabaseSync(fileIn(world), { readOnly: true })
     world.defer(() => file.close())
     const shareOf = file.prepare("select epoch, position, reach from share where subscription = 'all' and shard = ?")
     const seen = new Set<string>()
@@ -270,12 +256,12 @@ test('E7 B8 what members that join and leave under load are given lies within wh
     }
     const COUNT = 60_000
     const publishing = (async () => {
-      for (let from = 0; from < COUNT; from += 2_000) await speaker!.publish(series(from, 2_000))
+      for (let from = 0; from < COUNT; from += 2_000) await speaker.publish(series(from, 2_000))
     })()
-    const staying = await consume(speaker!, 'all', { windowMax: 4_000, onReceive: look })
+    const staying = await consume(speaker, 'all', { windowMax: 4_000, onReceive: look })
     for (let round = 0; seen.size < COUNT && round < 1_000; round++) {
       // It is done with nothing, so what it was given lies far behind what the others have read.
-      const guest = await consume(transports[1 + (round % 2)]!, 'all', {
+      const guest = await consume(guests[round % 2]!, 'all', {
         windowMax: 4_000,
         onReceive: look,
         ack: false,
@@ -291,10 +277,7 @@ test('E7 B8 what members that join and leave under load are given lies within wh
 test('E7 B8 where the log is full, what is in it is read on, however often publishing is tried', () =>
   inWorld(async (world) => {
     const clock = virtualClock()
-    const transport = sqliteTransport(join(world.directory, 'broker.db'), { clock, logBytesMax: 500_000 })
-    world.defer(() => transport.close())
-    await transport.open()
-    await transport.declare({ name: 'all', bindings: [{ kind: 'fanout' }], from: 'beginning' })
+    const transport = await openWithAll(world, { clock, logBytesMax: 500_000 })
     const all = await consume(transport, 'all', { ack: false, windowMax: 10 })
     await transport.publish(series(0, 3 * AHEAD_MIN))
     await all.until(10)
@@ -347,13 +330,9 @@ test('E7 a file of the version before reaches were kept: several processes open 
 
 test('E7 B11 positions that were trimmed are a gap, and what stands behind it is delivered', () =>
   inWorld(async (world) => {
-    const path = join(world.directory, 'broker.db')
-    const transport = sqliteTransport(path)
-    world.defer(() => transport.close())
-    await transport.open()
-    await transport.declare({ name: 'all', bindings: [{ kind: 'fanout' }], from: 'beginning' })
+    const transport = await openWithAll(world)
     const all = await consume(transport, 'all')
-    const other = new DatabaseSync(path)
+    const other = new DatabaseSync(fileIn(world))
     world.defer(() => other.close())
     other.exec("update sqlite_sequence set seq = 1000000 where name = 'log'")
     if (other.prepare('select 1 from sqlite_sequence').get() === undefined)
