@@ -255,6 +255,7 @@ test('a URL of another kind, a schema that is no name and a limit that is none a
   assert.throws(() => postgresStore('mysql://localhost/test'), wrong)
   assert.throws(() => postgresStore('postgres://localhost/test', { schema: 'a; drop' }), wrong)
   assert.throws(() => postgresStore('postgres://localhost/test', { poolMax: 0 }), wrong)
+  assert.throws(() => postgresStore('postgres://localhost/test', { readersMax: 1 }), /from 2 to/)
 })
 
 test('a wrong password is store_refused, and the message says where to correct it', { skip }, async () => {

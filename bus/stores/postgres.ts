@@ -27,7 +27,7 @@ export type PostgresStoreOptions = Partial<PostgresStoreLimits> & {
 export type PostgresStoreLimits = ConnectionLimits & {
   /** Transactions at the same time; further ones wait for their turn. */
   poolMax: number
-  /** Reads outside of transactions at the same time, on connections of their own; the relay has one while it sends. */
+  /** Reads outside of transactions at the same time, on connections of their own: 2 or more, since the relay has one while it sends. */
   readersMax: number
   /** A connection that nobody needed for so long is closed. */
   idleTimeoutMs: number
@@ -184,8 +184,9 @@ function limitsWith(overrides: Partial<PostgresStoreLimits>): PostgresStoreLimit
   for (const [name, value] of given) {
     if (!Object.hasOwn(defaults, name))
       throw new BusError('invalid_argument', `a PostgreSQL store has no option '${name}'`)
-    if (!Number.isSafeInteger(value) || value < 1 || value > 2 ** 31 - 1) {
-      throw new BusError('invalid_argument', `${name} must be a whole number from 1 to 2147483647, not ${value}`)
+    const min = name === 'readersMax' ? 2 : 1
+    if (!Number.isSafeInteger(value) || value < min || value > 2 ** 31 - 1) {
+      throw new BusError('invalid_argument', `${name} must be a whole number from ${min} to 2147483647, not ${value}`)
     }
   }
   return { ...defaults, ...Object.fromEntries(given) }
