@@ -9,6 +9,7 @@
  * With SERVICES the same program runs some of them; the broker is what they share. Exit status: 0 closed when asked to,
  * 1 the machine refuses (port, folder, disk), 2 the environment is wrong.
  */
+import { existsSync } from 'node:fs'
 import { join } from 'node:path'
 import { exitWhenAsked, onShutdown, surviveClosedOutput } from '@shopsphere/runtime/shutdown'
 import { StartError } from '@shopsphere/runtime/start-error'
@@ -40,16 +41,26 @@ All of them, with the durations of the shop (HOLD_MS, RETURN_WINDOW_MS, …) and
 
 function nextSteps({ url, config, services }: Shop): string {
   const { email, password } = config.operator
-  const from = password === null ? `the password is in ${join(config.dataDir, 'operator-password')}` : 'ADMIN_PASSWORD'
+  const file = join(config.dataDir, 'operator-password')
+  const kept = existsSync(file)
+    ? `the password is in ${file}`
+    : 'made at an earlier start: ADMIN_PASSWORD gives a new one'
+  const from = password === null ? kept : 'ADMIN_PASSWORD'
   const signIn = services.has('user') ? `  sign in as ${email} (${from}): POST ${url}/api/sessions\n` : ''
   const some = services.size < allServices.length ? ` (${[...services.keys()].join(', ')})` : ''
   return `
 ShopSphere answers at ${url}${some}
+  broker: ${placeOf(config.broker)}, databases: ${placeOf(config.database)}
   where things are: ${url}/
   the HTTP API: ${url}/openapi.json, the events: ${url}/asyncapi.json
 ${signIn}  stop with Ctrl+C, or by ending process ${process.pid}: nothing is lost
 
 `
+}
+
+/** Without user and password. */
+function placeOf({ scheme, url, path }: Shop['config']['broker']): string {
+  return scheme === 'sqlite' ? path : url.replace(/\/\/[^/]*@/, '//').replace(/\?.*$/, '')
 }
 
 async function main(parameters: readonly string[]): Promise<number | undefined> {

@@ -21,7 +21,7 @@ import { type DataOf, type EventType, validate } from './event.ts'
 import { InboxSweeper } from './inbox.ts'
 import { Inside } from './inside.ts'
 import { type Limits, limitsWith } from './limits.ts'
-import { type Log, silentLog } from './log.ts'
+import { consoleLog, type Log } from './log.ts'
 import { idMaker } from './message.ts'
 import { type Origin, Publications, type Publish, type PublishOptions, type StoredMessage } from './outbox.ts'
 import { OUTBOX, type OutboxRow } from './refused.ts'
@@ -90,7 +90,7 @@ export function createBus(options: BusOptions) {
     store,
     clock = systemClock,
     random = Math.random,
-    log = silentLog,
+    log = consoleLog(service),
     middleware = [],
     tracing,
   } = options
@@ -109,8 +109,16 @@ export function createBus(options: BusOptions) {
   /** From start to close: whoever only hears goes on living, whatever the clients do with their sockets. */
   let alive: NodeJS.Timeout | undefined
 
-  const onFailure = (error: unknown) =>
+  let saidOfRelay = ''
+  const onFailure = (error: unknown) => {
+    if (saidOfRelay === (error as Error).message) return
+    saidOfRelay = (error as Error).message
     log.warn({ err: error }, 'the outbox could not be relayed; it is kept and tried again')
+  }
+  const onRecovery = () => {
+    saidOfRelay = ''
+    log.info({}, 'the outbox is relayed again')
+  }
   const onSent = (count: number) => {
     waitingInOutbox = Math.max(0, waitingInOutbox - count)
   }
@@ -121,7 +129,7 @@ export function createBus(options: BusOptions) {
     )
   const relay = new Relay({
     ...{ store, transport, clock, limits, codec, tracing, newId },
-    ...{ onStep, onFailure, onSent, onRefused },
+    ...{ onStep, onFailure, onRecovery, onSent, onRefused },
   })
   const timers = new Timers({
     store,

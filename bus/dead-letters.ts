@@ -313,7 +313,7 @@ function parseGroup(group: string): [string, string, string, string] {
   } catch {
     // said below
   }
-  throw new BusError('invalid_argument', `'${group}' is no group: take one from groups()`)
+  throw new BusError('invalid_argument', `'${group}' is no group: take one from the list of groups`)
 }
 
 /** What was said before the edit: as text, or in base64 where the bytes are none. */

@@ -31,7 +31,7 @@ export { type DataOf, type EventOptions, type EventType, event, type Schema, upc
 export * as eventStore from './event-store.ts'
 export { type Aggregate, type AsOf, aggregate, type StoredEvent, type StreamEvent } from './event-store.ts'
 export { defaultLimits, type Limits } from './limits.ts'
-export { type Log, silentLog } from './log.ts'
+export { consoleLog, type Log, silentLog } from './log.ts'
 export { idMaker, type Message, type WireMessage } from './message.ts'
 export type { Origin, Publish, PublishOptions } from './outbox.ts'
 export { type ProcessManager, processManager, say, timer } from './process-manager.ts'

@@ -8,8 +8,8 @@
  *    seen by any later statement.
  * L2 The mark moves to the position that was seen, once all those writers have ended and what they left was sent and deleted.
  *    Writers that came later took higher positions.
- * L3 All of it is true of one run of one server. Another one (a standby that took over, a restore) may give the same positions
- *    again: there the mark begins anew.
+ * L3 All of it is true of one run of one server. Another one (a standby that took over, a restore before it started) may give
+ *    the same positions again: there the mark begins anew.
  */
 import { sql } from './sql.ts'
 import type { Reader } from './store.ts'

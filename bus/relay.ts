@@ -13,16 +13,17 @@
  * R5 A batch with a message that the broker will never take is divided until that one stands alone: it becomes a dead letter
  *    of the outbox (refused.ts), and the others go. What the broker refuses for its set-up (`transport_refused`) is no
  *    message's fault, and waits as in R3.
- * R6 In PostgreSQL the processes of a service take turns, so what one sends no other sends too. Whose turn lasts longer than
- *    TURN_MAX_MS is waited for no longer: then both may send the same (R1, R2). In SQLite every process that has the database
- *    open relays for itself.
+ * R6 In PostgreSQL the processes of a service take turns, so what one sends no other sends too. Who stands still in its turn
+ *    for STILL_MAX_MS loses it: of what it was sending then, another may send the same (R1, R2). In SQLite every process that
+ *    has the database open relays for itself.
  */
+import { setTimeout as pause } from 'node:timers/promises'
 import type { Clock, Timer } from './clock.ts'
 import type { Codec } from './codec.ts'
 import type { Step } from './consumer.ts'
 import type { BusError } from './errors.ts'
 import type { Limits } from './limits.ts'
-import { inTurn } from './lock.ts'
+import { endStillTurn, inTurn } from './lock.ts'
 import { LowWaterMark } from './low-water-mark.ts'
 import { toWire } from './outbox.ts'
 import { isRefusal, type OutboxRow, setAside } from './refused.ts'
@@ -35,7 +36,12 @@ import type { Transport } from './transport.ts'
 const MARK_MS = 50
 const MARK_ROWS = 4_000
 /** R6 */
-const TURN_MAX_MS = 5_000
+const TURN = 'relay'
+const STILL_MAX_MS = 5_000
+/** Another's turn lasts as long as a broker confirms; the looks become rarer up to this. */
+const TURN_LOOK_MAX_MS = 20
+/** So often nobody's turn was ours: it may be that one stands still. */
+const LOOKS_TILL_STILL = 50
 const RETRY_FIRST_MS = 50
 const RETRY_MAX_MS = 5_000
 
@@ -61,6 +67,8 @@ export type RelayOptions = {
   tracing: Tracing | undefined
   onStep: (step: Step) => void
   onFailure: (error: unknown) => void
+  /** After failures, all that stood there was sent. */
+  onRecovery: () => void
   /** So many more have left the outbox. */
   onSent: (count: number) => void
   newId: () => string
@@ -79,8 +87,6 @@ export class Relay {
   private markedTo = 0
   /** In PostgreSQL. */
   private readonly lowWater = new LowWaterMark()
-  /** R6. One who stood still is not waited for again until its turn is over. */
-  private turnWaitMs = TURN_MAX_MS
   private marking: Promise<void> | undefined
   private markTimer: Timer | undefined
   private retry: { timer: Timer; failures: number } | undefined
@@ -144,6 +150,7 @@ export class Relay {
       this.again = false
       while ((await this.sendBatch()) && !this.stopped);
     }
+    if (this.retry) this.options.onRecovery()
     this.retry = undefined
   }
 
@@ -151,12 +158,13 @@ export class Relay {
   private async sendBatch(): Promise<boolean> {
     const { store } = this.options
     if (store.dialect === 'sqlite') return this.sendFromBookmark()
-    return store.read((reader) =>
-      inTurn(reader, { name: 'relay', waitMs: this.turnWaitMs }, (isAlone) => {
-        this.turnWaitMs = isAlone ? TURN_MAX_MS : 1
-        return this.sendFromLowWater(reader)
-      }),
-    )
+    for (let looks = 1; !this.stopped; looks++) {
+      const more = await store.read((reader) => inTurn(reader, TURN, () => this.sendFromLowWater(reader)))
+      if (more !== null) return more
+      if (looks % LOOKS_TILL_STILL === 0) await store.read((reader) => endStillTurn(reader, TURN, STILL_MAX_MS))
+      await pause(Math.min(TURN_LOOK_MAX_MS, 2 ** looks))
+    }
+    return false
   }
 
   private async sendFromBookmark(): Promise<boolean> {

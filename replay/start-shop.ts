@@ -103,7 +103,7 @@ async function messagesWaiting(shop: Shop): Promise<number> {
   let waiting = 0
   for (const { outbox, subscriptions } of await shop.status()) {
     waiting += outbox.waiting
-    for (const { waiting: unacknowledged, deferred } of subscriptions) waiting += (unacknowledged ?? 0) + deferred
+    for (const { waiting: unacknowledged, deferred } of subscriptions) waiting += (unacknowledged ?? 1) + deferred // unknown is not at rest
   }
   return waiting
 }

@@ -177,7 +177,7 @@ function createSender(options: DeadLetterMonitorOptions & { webhook: { url: stri
 
   return {
     send(alert: DeadLetterAlert): void {
-      const name = `${alert.kind} ${alert.subscription}`
+      const name = `${alert.kind} ${alert.service} ${alert.subscription}`
       const more = alert.more + (waiting.get(name)?.more ?? 0)
       waiting.set(name, { ...alert, more })
       if (!sending.has(name)) sending.set(name, sendWhatWaits(name))

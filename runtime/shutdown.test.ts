@@ -26,12 +26,16 @@ test('a signal closes once and exits with 0', async () => {
   assert.equal(closed, 1)
 })
 
-test('a second signal exits at once', async () => {
+test('a second signal exits at once; one that is the same press, passed on by npm, changes nothing', async () => {
   const { process, emitter, exits } = createProcess()
   const { promise: never, resolve } = Promise.withResolvers<void>()
-  onShutdown(() => never, { log, process })
+  let nowMs = 1_000
+  onShutdown(() => never, { log, process, now: () => nowMs })
+  emitter.emit('SIGTERM')
+  nowMs += 20
   emitter.emit('SIGTERM')
   assert.deepEqual(exits, [])
+  nowMs += 500
   emitter.emit('SIGINT')
   assert.deepEqual(exits, [130])
   resolve()

@@ -1,6 +1,8 @@
 import type { Log } from './log.ts'
 
 const CLOSE_LIMIT_MS = 15_000
+/** Ctrl+C reaches npm and this process, and npm passes it on: what comes so soon is the same press. */
+const SAME_PRESS_MS = 500
 const signalNumbers = { SIGINT: 2, SIGTERM: 15 } as const
 
 /** What is used of `process`; a test gives its own. */
@@ -28,20 +30,24 @@ export function surviveClosedOutput(streams: readonly NodeJS.WritableStream[]): 
 }
 
 /**
- * SIGTERM or SIGINT closes once and exits 0; a second signal exits at once, as the shell expects of one that was killed.
+ * SIGTERM or SIGINT closes once and exits 0; a second signal, half a second later or more, exits at once, as the shell expects
+ * of one that was killed.
  * An error that nobody caught is logged and ends the process with 1, without closing: what the process believes can no
  * longer be trusted, and whatever was committed is taken up by the next one.
  */
 export function onShutdown(
   close: () => Promise<void>,
-  options: { log: Log; process?: Process; limitMs?: number },
+  options: { log: Log; process?: Process; limitMs?: number; now?: () => number },
 ): void {
-  const { log, process = globalThis.process, limitMs = CLOSE_LIMIT_MS } = options
-  let closing = false
+  const { log, process = globalThis.process, limitMs = CLOSE_LIMIT_MS, now = () => performance.now() } = options
+  let closingSinceMs: number | undefined
 
   const stop = async (signal: keyof typeof signalNumbers) => {
-    if (closing) return process.exit(128 + signalNumbers[signal])
-    closing = true
+    if (closingSinceMs !== undefined) {
+      if (now() - closingSinceMs >= SAME_PRESS_MS) process.exit(128 + signalNumbers[signal])
+      return
+    }
+    closingSinceMs = now()
     log.info({ signal }, 'closing')
     // Not unref'd: where close hangs with nothing else to do, the process still says so.
     const tooLong = setTimeout(() => {

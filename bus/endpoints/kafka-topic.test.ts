@@ -1,11 +1,15 @@
 import assert from 'node:assert/strict'
+import { readFileSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
 import { test } from 'node:test'
 import type { Arrival } from '../endpoint.ts'
 import { silentLog } from '../log.ts'
 import { bridgeSuite } from '../testing/bridge-suite.ts'
 import { eventually } from '../testing/eventually.ts'
+import { createAuthority } from '../testing/servers/certificates.ts'
 import { startKafka } from '../testing/servers/kafka.ts'
 import { needs } from '../testing/servers/needs.ts'
+import { freePort } from '../testing/servers/server.ts'
 import { strangers } from '../testing/strangers.ts'
 import { inWorld } from '../testing/world.ts'
 import { kafkaTopic } from './kafka-topic.ts'
@@ -72,3 +76,42 @@ test('credentials and encryption stand in the address; what it does not know is 
       address,
     )
 })
+
+test(
+  'kafka topic: brokers that are reached by a name and known by IP addresses take what is sent, over TLS',
+  {
+    skip,
+    timeout: 120_000,
+  },
+  () =>
+    inWorld(async (world) => {
+      const { certificate, key } = createAuthority(world.directory).issue('127.0.0.1')
+      const pem = join(world.directory, 'server.pem')
+      writeFileSync(pem, readFileSync(key, 'utf8') + readFileSync(certificate, 'utf8'))
+      const port = await freePort()
+      const server = await startKafka({
+        listeners: { ENCRYPTED: { port, protocol: 'SSL', host: '127.0.0.1' } },
+        settings: { 'ssl.keystore.type': 'PEM', 'ssl.keystore.location': pem },
+      })
+      world.defer(() => server[Symbol.asyncDispose]())
+      // Whom a certificate is for is another test's: this one is for the address, and the server is reached by a name.
+      const { NODE_TLS_REJECT_UNAUTHORIZED: before } = process.env
+      process.env.NODE_TLS_REJECT_UNAUTHORIZED = '0'
+      world.defer(() => {
+        if (before === undefined) delete process.env.NODE_TLS_REJECT_UNAUTHORIZED
+        else process.env.NODE_TLS_REJECT_UNAUTHORIZED = before
+      })
+      const endpoint = kafkaTopic(`kafka://localhost:${port}?tls=true`, { topic: world.name })
+      world.defer(() => endpoint.close())
+      await endpoint.open({ log: silentLog })
+      const note = { body: Buffer.from('Order #1 created'), headers: {}, id: '1', key: null }
+      await eventually(
+        () =>
+          endpoint.send(note).then(
+            () => true,
+            () => false,
+          ),
+        { timeoutMs: 60_000 },
+      )
+    }),
+)

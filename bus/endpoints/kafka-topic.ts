@@ -52,7 +52,6 @@ export function kafkaTopic(address: string, options: KafkaTopicOptions): Endpoin
   const client = {
     bootstrapBrokers: [...brokers],
     ...connection,
-    tlsServerName: brokers.every(({ host }) => isIP(host) === 0),
     clientId: 'shopsphere-bridge',
     timeout: REQUEST_TIMEOUT_MS,
     connectTimeout: REQUEST_TIMEOUT_MS,
@@ -63,16 +62,24 @@ export function kafkaTopic(address: string, options: KafkaTopicOptions): Endpoin
   const kept = keepConnection<Connection>({ name, connect, disconnect })
   const outgoing: { note: Note; resolve: () => void; reject: (error: unknown) => void }[] = []
   let producing = false
+  /** Servers are asked for by their names, unless one of them is known by an IP address: that is no name, and Node refuses it. */
+  let tlsServerName = brokers.every(({ host }) => isIP(host) === 0)
 
   async function connect(lost: (why: unknown) => void): Promise<Connection> {
-    const producer = new Producer<Buffer, Buffer, Buffer, Buffer>(client)
+    const producer = new Producer<Buffer, Buffer, Buffer, Buffer>({ ...client, tlsServerName })
+    let areNamed = true
     try {
-      await within(2 * REQUEST_TIMEOUT_MS, 'asking for the topic', producer.metadata({ topics: [topic], retries: 5 }))
-      return { producer, lost }
+      const asking = producer.metadata({ topics: [topic], retries: 5 })
+      const { brokers } = await within(2 * REQUEST_TIMEOUT_MS, 'asking for the topic', asking)
+      areNamed = brokers.values().every(({ host }) => isIP(host) === 0)
     } catch (error) {
       await within(REQUEST_TIMEOUT_MS, 'closing', producer.close()).catch(() => {})
       throw refusal(name, error) ?? missing(error) ?? error
     }
+    if (areNamed || !tlsServerName) return { producer, lost }
+    tlsServerName = false
+    await within(REQUEST_TIMEOUT_MS, 'closing', producer.close())
+    return connect(lost)
   }
 
   async function disconnect({ producer, reading }: Connection): Promise<void> {
@@ -84,6 +91,7 @@ export function kafkaTopic(address: string, options: KafkaTopicOptions): Endpoin
   async function consume(connection: Connection, { name: bridge, windowMax, receive }: ReceiveOptions): Promise<void> {
     const consumer: Kafka = new Consumer({
       ...client,
+      tlsServerName,
       groupId: options.group ?? bridge,
       autocommit: false,
       ...membership,

@@ -117,6 +117,7 @@ class Rabbitmq implements RabbitmqTransport {
   private shards = 0
   private opened = false
   private closing: Promise<void> | undefined
+  private readonly lostLinks = new Set<string>()
 
   constructor(url: string, options: RabbitmqTransportOptions) {
     const { clock = systemClock, log = silentLog, prefix = '', exchange = 'platform-events', shards = SHARDS } = options
@@ -140,13 +141,17 @@ class Rabbitmq implements RabbitmqTransport {
       up: async (link) => {
         await link.onChannel((channel) => declareShared(channel, this.names)) // it may be what was missing
         await this.publisher.attach(link)
+        this.madeLink('publishing')
       },
       down: (error) => this.lostLink('publishing', error),
     })
     this.consuming = new Link(url, {
       ...common,
       name: `${this.names.events} consuming`,
-      up: () => this.attachConsuming(),
+      up: async () => {
+        await this.attachConsuming()
+        this.madeLink('consuming')
+      },
       down: (error) => this.lostLink('consuming', error),
     })
     this.registry = new Registry(this.consuming, this.names, shards)
@@ -338,8 +343,13 @@ class Rabbitmq implements RabbitmqTransport {
   }
 
   private lostLink(which: string, error: Error): void {
-    if (!this.closing)
-      this.log.warn({ err: error }, `the ${which} connection to RabbitMQ is lost and is being made again`)
+    if (this.closing) return
+    this.lostLinks.add(which)
+    this.log.warn({ err: error }, `the ${which} connection to RabbitMQ is lost and is being made again`)
+  }
+
+  private madeLink(which: string): void {
+    if (this.lostLinks.delete(which)) this.log.info({}, `the ${which} connection to RabbitMQ is there again`)
   }
 
   // --- subscriptions ---

@@ -231,7 +231,8 @@ export function serverName(url: string): { servername?: string } {
 const FULL_ADVICE =
   'a subscription is far behind. Start its service, or remove the subscription; or give Redis more memory and raise logEntriesMax'
 
-function adviceFor(text: string): string {
+function adviceFor(reply: string): string {
+  const text = reply.replace(/[.\s]+$/, '')
   if (/^(WRONGPASS|NOAUTH|ERR (invalid password|AUTH|Client sent AUTH))/i.test(text))
     return `${text}. Correct the user name and password in the address`
   if (text.startsWith('NOPERM')) return `${text}. Give this user the right to it (ACL SETUSER)`

@@ -100,6 +100,7 @@ class RedisTransport implements Transport {
   private instance = ''
   private durable: boolean
   private warned = false
+  private isBackToBeSaid = false
   private jobs: Job[] = []
   private appendsRunning = 0
   private appendScheduled = false
@@ -134,7 +135,10 @@ class RedisTransport implements Transport {
       clock,
       replyTimeoutMs: this.options.replyTimeoutMs,
       prepare: (connection) => this.prepare(connection),
-      lost: (error) => log.warn({ address: this.commands.address, error: error.message }, 'the connection is lost'),
+      lost: (error) => {
+        this.isBackToBeSaid = true
+        log.warn({ address: this.commands.address, error: error.message }, 'the connection is lost')
+      },
     })
     this.size = new SizeGuard(this.commands, clock)
   }
@@ -173,6 +177,8 @@ class RedisTransport implements Transport {
     if (!this.warned) warnOf(facts, connection.address, log)
     this.warned = true
     await this.agree(connection, keysOf(prefix, this.instance === '' ? shards : this.keys.streams.length))
+    if (this.isBackToBeSaid) log.info({ address: connection.address }, 'connected again')
+    this.isBackToBeSaid = false
   }
 
   /** Takes over what the first to open decided. */

@@ -150,7 +150,7 @@ class SqliteTransport implements Transport {
     this.appendScheduled = true
     setImmediate(() => {
       this.appendScheduled = false
-      if (this.jobs.length > 0 || this.hasCursors()) void this.append()
+      if (this.jobs.length > 0 || (!this.closing && this.hasCursors())) void this.append()
     })
   }
 
@@ -308,12 +308,12 @@ class SqliteTransport implements Transport {
           this.settledAppends = resolve
         })
       }
+      for (const reader of this.readers.values()) reader.stop()
       await this.appender?.close()
       this.heartbeat?.cancel()
       this.watcher?.close()
       const { log, statements } = this
       if (!log || !statements) return
-      for (const reader of this.readers.values()) reader.stop()
       log.transaction(() => {
         for (const reader of this.readers.values()) reader.releaseAll()
         statements.leaveEverything.run(this.process)

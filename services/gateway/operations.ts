@@ -164,6 +164,8 @@ const statusRoute = createRoute({
         elsewhere: z.record(z.string(), z.string()).openapi({ description: 'Services of other processes: ask there' }),
         broker: z
           .object({
+            ready: z.boolean(),
+            reason: z.string().nullable().openapi({ description: 'Why it is not ready' }),
             subscriptions: z.array(waitingElsewhere),
             unknown: z.array(z.string()).openapi({ description: 'Subscriptions that the broker did not answer for' }),
           })
@@ -383,7 +385,7 @@ export function createOperationsRoutes(options: {
     ])
     const statuses = asked.flatMap((answer) => (answer.status === 'fulfilled' ? [answer.value] : []))
     const unknown = services.filter((_, index) => asked[index]!.status === 'rejected').map(({ name }) => name)
-    const broker = { subscriptions: [...subscriptions], unknown: [...unanswered] }
+    const broker = { ...transport.state(), subscriptions: [...subscriptions], unknown: [...unanswered] }
     const answer = { services: statuses.map(plain), unknown, elsewhere: Object.fromEntries(elsewhere), broker }
     return c.json(answer, 200)
   })
