@@ -110,9 +110,13 @@ export async function startShop(options: ShopOptions = {}): Promise<Shop> {
   const config = readWholeConfig(environment, options)
   const log = options.log ?? createLog(config.logLevel)
   const opened: (() => Promise<void>)[] = []
+  let waitsFor = 'this process is starting'
+  const onWait = (reason: string) => {
+    waitsFor = reason
+  }
   try {
     // Before anything else is begun: a port may be taken, and what is waited for below may take minutes.
-    const { door, metricsDoor } = headless ? NO_DOORS : await openDoors(config, log)
+    const { door, metricsDoor } = headless ? NO_DOORS : await openDoors(config, () => waitsFor, log)
     const servers = [door, metricsDoor].filter((server) => server !== null)
     opened.push(() => Promise.all(servers.map((server) => server.close(0))).then(() => {}))
     const tokens = createTokens({ secret: prepareFolders(config, options), clock })
@@ -121,11 +125,20 @@ export async function startShop(options: ShopOptions = {}): Promise<Shop> {
     // A file answers at once or says what is wrong; a server may start after us.
     const isServer = options.transport !== undefined || config.broker.scheme !== 'sqlite'
     const withBroker = (work: () => Promise<void>) =>
-      isServer ? patiently('the broker', work, { clock, log }) : work()
+      isServer ? patiently('the broker', work, { clock, log, onWait }) : work()
     await withBroker(() => transport.open())
     const traces = await openTraces(environment, log, options.spans)
     if (traces) opened.push(() => traces.close())
-    const { services, hears } = await prepareServices({ config, clock, log, transport, traces, options, opened })
+    const { services, hears } = await prepareServices({
+      config,
+      clock,
+      log,
+      onWait,
+      transport,
+      traces,
+      options,
+      opened,
+    })
     // Every subscription exists before anybody says anything, so nobody misses what another says first.
     for (const service of services) await withBroker(() => service.bus.declare())
     for (const file of databaseFiles(config, options)) markSetUp(file)
@@ -228,19 +241,20 @@ async function prepareServices(given: {
   config: Config
   clock: Clock
   log: Log
+  onWait: (reason: string) => void
   transport: Transport
   traces: Traces | null
   options: ShopOptions
   opened: (() => Promise<void>)[]
 }): Promise<{ services: Service[]; hears: ReadonlyMap<string, Hears> }> {
-  const { config, clock, log, transport, traces, options, opened } = given
+  const { config, clock, log, onWait, transport, traces, options, opened } = given
   const openStore = await storeOpener(config, options)
   const services: Service[] = []
   const hears = new Map<string, Hears>()
   for (const definition of allServices.filter(({ name }) => config.services.includes(name))) {
     const { name: service } = definition
     const noted = noting(transport, (spec) => hears.set(spec.name, { service, types: typesOf(spec) }))
-    const host = { transport: noted, openStore, events: allEvents, clock, config, log, traces }
+    const host = { transport: noted, openStore, events: allEvents, clock, config, log, onWait, traces }
     const prepared = await prepareService(definition, host)
     opened.push(() => prepared.close())
     services.push(prepared)
@@ -280,8 +294,8 @@ function typesOf({ bindings }: SubscriptionSpec): string[] {
 const NO_DOORS = { door: null, metricsDoor: null }
 
 /** They say that the shop is starting until they are given something else to say. */
-async function openDoors({ host, port, metricsPort, broker, services }: Config, log: Log) {
-  const starting = createStartingApp({ broker: broker.scheme, services, log })
+async function openDoors({ host, port, metricsPort, broker, services }: Config, reason: () => string, log: Log) {
+  const starting = createStartingApp({ broker: broker.scheme, services, reason, log })
   const door = await serve(starting, { port, host })
   if (metricsPort === null) return { door, metricsDoor: null }
   try {

@@ -8,6 +8,7 @@ import { patiently } from './patience.ts'
 function stage(fails: (tries: number) => Error | null) {
   const clock = virtualClock()
   const lines: string[] = []
+  const waits: string[] = []
   const log = createLog('warn', { write: (line) => lines.push(line) })
   let tries = 0
   const opened = patiently(
@@ -16,17 +17,17 @@ function stage(fails: (tries: number) => Error | null) {
       const error = fails(++tries)
       if (error) throw error
     },
-    { clock, log, patienceMs: 10_000 },
+    { clock, log, patienceMs: 10_000, onWait: (reason) => waits.push(reason) },
   )
   const ended = opened.then(
     () => 'open',
     (error: Error) => error.message,
   )
-  return { clock, lines, ended, tries: () => tries }
+  return { clock, lines, waits, ended, tries: () => tries }
 }
 
 test('a server that comes later is waited for, and each try says so', async () => {
-  const { clock, lines, ended, tries } = stage((n) =>
+  const { clock, lines, waits, ended, tries } = stage((n) =>
     n < 4 ? new UnavailableError('transport_unavailable', 'refused') : null,
   )
   await clock.advance(10_000)
@@ -34,6 +35,7 @@ test('a server that comes later is waited for, and each try says so', async () =
   assert.equal(tries(), 4)
   assert.equal(lines.length, 3)
   assert.match(lines[0]!, /the broker is not there yet and is waited for: refused/)
+  assert.deepEqual(waits, Array(3).fill('the broker is not there yet and is waited for: refused'))
 })
 
 test('a server that refuses is not waited for, and one that never comes ends the waiting', async () => {
@@ -42,6 +44,6 @@ test('a server that refuses is not waited for, and one that never comes ends the
   assert.equal(refused.tries(), 1)
   const never = stage(() => new UnavailableError('transport_unavailable', 'nobody there'))
   await never.clock.advance(20_000)
-  assert.equal(await never.ended, 'nobody there')
+  assert.equal(await never.ended, 'nobody there; it was waited for 10 s. Start it, or correct its address')
   assert(never.tries() > 3)
 })

@@ -50,6 +50,8 @@ export type Host = {
   readonly clock: Clock
   readonly config: Config
   readonly log: Log
+  /** Hears what the start is waiting for. */
+  readonly onWait?: (reason: string) => void
   /** Null: nobody traces. */
   readonly traces?: Traces | null
 }
@@ -79,7 +81,7 @@ export async function prepareService({ name, schema, wire }: ServiceDefinition, 
   const store = await host.openStore(name)
   try {
     if (store.dialect === 'sqlite') await store.open()
-    else await patiently('the database', () => store.open(), { clock, log })
+    else await patiently('the database', () => store.open(), { clock, log, onWait: host.onWait })
     await store.migrate('idempotency', idempotencyDdl)
     if (schema) await store.migrate(name, await readFile(schema, 'utf8'))
     const tracing = host.traces?.of(name)

@@ -256,6 +256,15 @@ test('a URL of another kind, a schema that is no name and a limit that is none a
   assert.throws(() => postgresStore('postgres://localhost/test', { schema: 'a; drop' }), wrong)
   assert.throws(() => postgresStore('postgres://localhost/test', { poolMax: 0 }), wrong)
   assert.throws(() => postgresStore('postgres://localhost/test', { readersMax: 1 }), /from 2 to/)
+  assert.throws(
+    () => postgresStore('postgres://localhost/test?sslmod=verify-full'),
+    /'sslmod' .* there are ssl, sslmode/,
+  )
+  assert.throws(
+    () => postgresStore('postgres://localhost/test?sslmode=on'),
+    /sslmode=on .* there are disable, .*verify-full/,
+  )
+  void postgresStore('postgres://localhost/test?sslmode=verify-full&application_name=x').close()
 })
 
 test('a wrong password is store_refused, and the message says where to correct it', { skip }, async () => {

@@ -192,11 +192,25 @@ function limitsWith(overrides: Partial<PostgresStoreLimits>): PostgresStoreLimit
   return { ...defaults, ...Object.fromEntries(given) }
 }
 
+/** https://www.postgresql.org/docs/current/libpq-ssl.html; `no-verify` is the client's own. */
+const SSL_MODES = ['disable', 'allow', 'prefer', 'require', 'verify-ca', 'verify-full', 'no-verify']
+const SSL_WORDS = ['ssl', 'sslmode', 'sslcert', 'sslkey', 'sslrootcert', 'sslnegotiation']
+
 /** For messages: where it is, without the password. Throws `invalid_argument`. */
 function placeOf(url: string, schema: string): string {
   const parsed = URL.parse(url)
   if (!parsed || !/^postgres(ql)?:$/.test(parsed.protocol)) {
     throw new BusError('invalid_argument', 'a PostgreSQL store takes postgres://user:password@host:5432/database')
+  }
+  // The client passes over what it does not know, and would not encrypt.
+  for (const [word, value] of parsed.searchParams) {
+    if (/^ssl/i.test(word) && !SSL_WORDS.includes(word))
+      throw new BusError('invalid_argument', `'${word}' in a PostgreSQL address: there are ${SSL_WORDS.join(', ')}`)
+    if (word === 'sslmode' && !SSL_MODES.includes(value))
+      throw new BusError(
+        'invalid_argument',
+        `sslmode=${value} in a PostgreSQL address: there are ${SSL_MODES.join(', ')}`,
+      )
   }
   return `PostgreSQL ${parsed.hostname || 'localhost'}:${parsed.port || 5432}${parsed.pathname} (schema ${schema})`
 }

@@ -6,6 +6,7 @@ import { jsonCodec } from '../codecs/json.ts'
 import type { HandlerContext } from '../consumer.ts'
 import { BusError, PermanentError, UnavailableError } from '../errors.ts'
 import { type EventType, event, type Schema } from '../event.ts'
+import { silentLog } from '../log.ts'
 import { idMaker, type Message, type WireMessage } from '../message.ts'
 import { sql } from '../sql.ts'
 import type { Store, Tx } from '../store.ts'
@@ -160,7 +161,16 @@ export class Stage {
     this.world.defer(() => inner.close())
     const transport = through(inner)
     const { clock, random } = this
-    const bus = createBus({ service, store, transport, clock, random, events: suiteEvents, ...busOptions })
+    const bus = createBus({
+      service,
+      store,
+      transport,
+      clock,
+      random,
+      events: suiteEvents,
+      log: silentLog,
+      ...busOptions,
+    })
     setUp(bus, { hears: (inside, subscription = service) => this.#handler(process, subscription, inside) })
 
     let stopping: Promise<void> | undefined
