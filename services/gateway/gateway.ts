@@ -71,7 +71,7 @@ export function createGateway(options: GatewayOptions): Gateway {
     async () => (await brokerBacklog()).subscriptions,
     async () => (await inTime(transport.brokerDeadLetters?.() ?? Promise.resolve([]))) ?? [],
   )
-  const forward = createForward()
+  const forward = createForward({ log })
 
   const door = createFrontDoor({ log, tokens, around: metrics.middleware, tracing: options.traces?.of('gateway') })
   if (config.corsOrigins.length > 0) door.use(cors({ origin: [...config.corsOrigins], exposeHeaders: EXPOSED_HEADERS }))

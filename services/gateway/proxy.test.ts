@@ -3,6 +3,7 @@ import { createServer } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { test } from 'node:test'
 import { memoryBroker, memoryTransport } from '@shopsphere/bus'
+import { createLog } from '@shopsphere/runtime/log'
 import type { ApiEnv } from '@shopsphere/runtime/request-context'
 import { serve } from '@shopsphere/runtime/server'
 import { Hono } from 'hono'
@@ -75,11 +76,13 @@ test('a service that is away is 502, one that is silent 504', async () => {
   const silent = createServer(() => {})
   await new Promise<void>((resolve) => silent.listen(0, '127.0.0.1', resolve))
   const origin = `http://127.0.0.1:${(silent.address() as AddressInfo).port}`
-  const forward = createForward({ timeoutMs: 20 })
+  const lines: string[] = []
+  const forward = createForward({ timeoutMs: 20, log: createLog('warn', { write: (line) => void lines.push(line) }) })
   const app = new Hono<ApiEnv>()
   app.get('*', (c) => forward(c, 'order', origin))
   app.onError((error) => Response.json({ code: (error as Error & { code: string }).code }))
   assert.equal(await codeOf(await app.request('/api/orders')), 'service_timeout')
+  assert.match(lines.join(''), /"to":"order","origin":"http:.*"msg":"a request could not be passed on"/)
   silent.closeAllConnections()
   await new Promise((resolve) => silent.close(resolve))
 })

@@ -1,3 +1,4 @@
+import type { Log } from '@shopsphere/runtime/log'
 import { problem } from '@shopsphere/runtime/problem'
 import type { ApiEnv } from '@shopsphere/runtime/request-context'
 import type { Context } from 'hono'
@@ -11,7 +12,7 @@ const PASSED_ON = 'x-shopsphere-passed-on'
 export type Forward = (c: Context<ApiEnv>, service: string, origin: string) => Promise<Response>
 
 /** Passes a request on to where a service runs, with who asks, the request id and the trace. */
-export function createForward({ timeoutMs = ANSWER_TIMEOUT_MS } = {}): Forward {
+export function createForward({ log, timeoutMs = ANSWER_TIMEOUT_MS }: { log: Log; timeoutMs?: number }): Forward {
   return async (c, service, origin) => {
     if (c.req.header(PASSED_ON) !== undefined) {
       throw problem(
@@ -27,6 +28,8 @@ export function createForward({ timeoutMs = ANSWER_TIMEOUT_MS } = {}): Forward {
       // A connection kept alive may have been closed by the other side at this moment; reading again does no harm.
       return await send().catch((error) => (repeatable && !isTimeout(error) ? send() : Promise.reject(error)))
     } catch (error) {
+      const { requestId } = c.var
+      log.warn({ err: error, to: service, origin, requestId }, 'a request could not be passed on')
       if (isTimeout(error))
         throw problem(504, 'service_timeout', `${service} did not answer within ${timeoutMs} ms: try again later.`)
       throw problem(502, 'service_unreachable', `${service} cannot be reached now: try again in a moment.`)
