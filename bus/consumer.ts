@@ -194,6 +194,8 @@ export class Consumer {
   private readonly readyOutside = new Ready()
   /** Back from outside: these join the next batch; those that failed there are dealt with one by one. */
   private brought: Work[] = []
+  /** What was logged last of what is away outside. */
+  private saidAway = ''
   private outsideRunning = 0
   private running = 0
   private pumping = false
@@ -414,13 +416,23 @@ export class Consumer {
     for (;;) {
       await this.reachOutside(work)
       if (!(work.outsideError instanceof UnavailableError)) break
-      this.options.log.warn({ subscription: this.name, messageId: work.wire.id }, work.outsideError.message)
+      this.sayAway(work.outsideError.message, work.wire.id)
       await this.unavailablePause()
       if (this.stopping) break
     }
     this.outsideRunning -= 1
-    if (!(work.outsideError instanceof UnavailableError)) this.brought.push(work)
+    if (!(work.outsideError instanceof UnavailableError)) {
+      this.saidAway = ''
+      this.brought.push(work)
+    }
     this.pumpSoon()
+  }
+
+  /** Once for all messages that find the same away, until one got through. */
+  private sayAway(why: string, messageId: string): void {
+    if (this.saidAway === why) return
+    this.saidAway = why
+    this.options.log.warn({ subscription: this.name, messageId }, why)
   }
 
   private unavailablePause(): Promise<void> {

@@ -9,6 +9,7 @@ import { refusedEncryption } from '../encryption.ts'
 import type { Arrival, Endpoint, Note, ReceiveOptions } from '../endpoint.ts'
 import { BusError } from '../errors.ts'
 import { kafkaServers } from '../transports/kafka-address.ts'
+import { reasonsOf } from '../transports/kafka-reasons.ts'
 import { type KafkaWindow, kafkaWindow } from './kafka-window.ts'
 import { keepConnection, notSent, within } from './kept-connection.ts'
 
@@ -74,7 +75,7 @@ export function kafkaTopic(address: string, options: KafkaTopicOptions): Endpoin
       areNamed = brokers.values().every(({ host }) => isIP(host) === 0)
     } catch (error) {
       await within(REQUEST_TIMEOUT_MS, 'closing', producer.close()).catch(() => {})
-      throw refusal(name, error) ?? missing(error) ?? error
+      throw refusal(name, error) ?? missing(error) ?? plain(error)
     }
     if (areNamed || !tlsServerName) return { producer, lost }
     tlsServerName = false
@@ -104,7 +105,10 @@ export function kafkaTopic(address: string, options: KafkaTopicOptions): Endpoin
       'joining the group',
       consumer.consume({ topics: [topic], mode: 'committed', fallbackMode, maxWaitTime: 500 }),
     )
-    void pump(stream, window, receive).then(() => connection.lost(new Error('the stream has ended')), connection.lost)
+    void pump(stream, window, receive).then(
+      () => connection.lost(new Error('the stream has ended')),
+      (error) => connection.lost(plain(error)),
+    )
   }
 
   async function pump(
@@ -195,6 +199,11 @@ function refusal(name: string, error: unknown): BusError | undefined {
       cause: error,
     },
   )
+}
+
+/** `fetch failed 3 times` says nothing; `connect ECONNREFUSED host:9092` does. */
+function plain(error: unknown): Error {
+  return new Error(reasonsOf(error).at(-1)?.message ?? String(error), { cause: error })
 }
 
 /** Waiting helps once somebody has made it. */

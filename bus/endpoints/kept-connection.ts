@@ -52,7 +52,7 @@ export function keepConnection<Connection>(options: {
     }
     if (closed) return disconnect(connection)
     current = connection
-    if (failures > 0) log.info({ endpoint: name }, 'connected again')
+    log.info({ endpoint: name }, failures > 0 ? 'connected again' : 'connected')
     failures = 0
     reason = null
     gone.catch((why) => void drop(connection, why))

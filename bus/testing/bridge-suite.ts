@@ -7,6 +7,7 @@ import type { Bridge, Reading } from '../bridge.ts'
 import { type Bus, createBus } from '../bus.ts'
 import type { Endpoint, Note } from '../endpoint.ts'
 import { event } from '../event.ts'
+import { silentLog } from '../log.ts'
 import { sqliteStore } from '../stores/sqlite.ts'
 import { memoryTransport } from '../transports/memory.ts'
 import { schemaOf } from './bus-stage.ts'
@@ -57,7 +58,7 @@ async function openBridge(
   }: { receive?: Receive | null; store?: string; send?: Bridge['send'] } = {},
 ): Promise<{ bus: Bus; heard: string[] }> {
   const database = sqliteStore(`${world.directory}/${store}.db`)
-  const bus = createBus({ service: 'bridge', transport: memoryTransport(), store: database })
+  const bus = createBus({ service: 'bridge', transport: memoryTransport(), store: database, log: silentLog })
   const heard: string[] = []
   bus.subscribe(lineHeard, ({ text }) => void heard.push(text), { name: 'listener' })
   bus.bridge<Line>({

@@ -36,6 +36,7 @@ import {
 import { refusedEncryption } from '../encryption.ts'
 import { BusError, UnavailableError } from '../errors.ts'
 import type { KafkaSettings } from './kafka-address.ts'
+import { reasonsOf } from './kafka-reasons.ts'
 
 export type ProduceTopic = { readonly name: string; readonly partitions: { index: number; records: Buffer }[] }
 
@@ -343,7 +344,7 @@ export class Cluster {
   /** What went wrong, as the bus says it: come again, or change something. */
   translate(error: unknown): BusError {
     if (error instanceof BusError) return error
-    const reasons = chain(error)
+    const reasons = reasonsOf(error)
     const text = reasons.map(({ message }) => message).join(' ')
     const { shown } = this.settings
     const refused = (advice: string) => new BusError('transport_refused', `${shown} ${advice}`, { cause: error })
@@ -393,16 +394,4 @@ const refusals: Readonly<Record<string, string>> = {
   INVALID_SESSION_TIMEOUT:
     "Set sessionTimeoutMs within the broker's group.min.session.timeout.ms and group.max.session.timeout.ms",
   INCONSISTENT_GROUP_PROTOCOL: 'Another program uses a group of this name: choose another prefix',
-}
-
-function chain(error: unknown): { message: string; code?: string }[] {
-  const found: { message: string; code?: string }[] = []
-  const look = (one: unknown) => {
-    if (!(one instanceof Error) || found.length > 20) return
-    found.push(one as Error & { code?: string })
-    for (const inner of (one as AggregateError).errors ?? []) look(inner)
-    look(one.cause)
-  }
-  look(error)
-  return found
 }

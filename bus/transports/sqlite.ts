@@ -397,7 +397,7 @@ class SqliteTransport implements Transport {
 
   /** Takes and gives back shards until this process has its fair part (E2, E4). Reads first: an idle beat writes nothing. */
   private balance(reader: Reader): void {
-    const { log, statements } = this.live()
+    const { statements } = this.live()
     const now = this.clock.now()
     const members = statements.members.all(reader.name) as Member[]
     const alive = members
@@ -413,12 +413,19 @@ class SqliteTransport implements Transport {
     const free = shares.filter((share) => share.owner === null || !alive.includes(share.owner))
     const wanted = free.slice(0, Math.max(0, fair - mine.length))
     const released = reader.released()
-    if (wanted.length === 0 && released.length === 0) return
+    if (wanted.length > 0 || released.length > 0) this.exchange(reader, { wanted, released })
+  }
+
+  /** In one transaction. Of the wanted ones it takes those that nobody took meanwhile, from as far as their last owner wrote. */
+  private exchange(
+    reader: Reader,
+    { wanted, released }: { wanted: readonly Share[]; released: readonly number[] },
+  ): void {
+    const { log, statements } = this.live()
     try {
       const { cursors, taken, last } = log.transaction(() => {
         const cursors = reader.writeCursors()
         for (const shard of released) reader.release(shard)
-        // Nobody else took them, and this is how far their last owner wrote.
         const taken = (statements.shares.all(reader.name) as Share[]).filter(({ shard, epoch }) =>
           wanted.some((share) => share.shard === shard && share.epoch === epoch),
         )
