@@ -1,5 +1,5 @@
 /**
- * The PostgreSQL store: a schema of one database for each service, a few connections that write, three that only read.
+ * The PostgreSQL store: a schema of one database for each service, a few connections that write, two that only read.
  *
  * G1 A transaction has a connection of its own from `begin` to its end; transactions of one store run at the same time,
  *    at READ COMMITTED. Whoever reads and then writes says in the `where` of the write what must still be so.
@@ -35,8 +35,8 @@ export type PostgresStoreLimits = ConnectionLimits & {
 
 const defaults: PostgresStoreLimits = {
   poolMax: 4,
-  readersMax: 3,
-  idleTimeoutMs: 30_000,
+  readersMax: 2,
+  idleTimeoutMs: 10_000,
   connectTimeoutMs: 10_000,
   statementTimeoutMs: 30_000,
   idleInTransactionTimeoutMs: 15_000,
