@@ -25,14 +25,14 @@ export type MainOptions = {
   command?: readonly [program: string, ...parameters: string[]]
 }
 
-/** `environment` is all that the process is told, beside PATH, any free port of 127.0.0.1 and warnings only. Disposal kills it. */
+/** `environment` is all that the process is told, beside PATH, where compiled modules are, any free port of 127.0.0.1 and warnings only. Disposal kills it. */
 export function startMain(environment: Record<string, string>, options: MainOptions = {}): MainProcess {
   const { parameters = [], folder = root, command = [process.execPath, 'main.ts'] } = options
-  const { PATH = '' } = process.env
+  const { PATH = '', NODE_COMPILE_CACHE } = process.env
   const [program, ...before] = command
   const child = spawn(program, [...before, ...parameters], {
     cwd: folder,
-    env: { PATH, PORT: '0', HOST: '127.0.0.1', LOG_LEVEL: 'warn', ...environment },
+    env: { PATH, NODE_COMPILE_CACHE, PORT: '0', HOST: '127.0.0.1', LOG_LEVEL: 'warn', ...environment },
     stdio: ['ignore', 'pipe', 'pipe'],
   })
   const out = { stdout: '', stderr: '' }

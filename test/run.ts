@@ -131,7 +131,11 @@ async function run({ passes, kafka }: Plan, root: string): Promise<number> {
       else process.exit(1)
     })
   }
-  const environment = { ...process.env }
+  // A process that a test starts takes half as long where its modules need not be compiled anew.
+  const environment: NodeJS.ProcessEnv = {
+    NODE_COMPILE_CACHE: join(root, 'node_modules/.cache/compiled'),
+    ...process.env,
+  }
   if (kafka) {
     // It ends with this process. Where it cannot be had, the files that want it say why.
     const { url } = await needs('kafka').catch((error: Error) => ({ url: '', error }))

@@ -1,5 +1,4 @@
 /** A guest, and the operator who fills the shelves, of a shop that runs in another process. */
-import assert from 'node:assert/strict'
 import { eventually } from '@shopsphere/bus/testing'
 
 export const operator = { email: 'operator@shop.example', password: 'a long enough password' }
@@ -30,12 +29,13 @@ export function customerOf(url: string) {
         key,
         body: { paymentMethod: 'pm_card_visa', email: 'eve@example.org', lines: [{ sku: 'heart', quantity: 1 }] },
       }),
-    /** A product with plenty of it, made by the operator; waits until inventory knows it. */
+    /** A product with plenty of it, made by the operator; waits until product knows the operator, and inventory the product. */
     async stock() {
       const { body } = await send('POST', '/api/sessions', { body: operator })
       const staff = { token: body.token }
       const product = { sku: 'heart', name: 'Heart', pricePence: 255 }
-      assert.equal((await send('POST', '/api/products', { ...staff, key: 'product', body: product })).status, 201)
+      const made = () => send('POST', '/api/products', { ...staff, key: 'product', body: product })
+      await eventually(async () => (await made()).status === 201) // product has heard of the operator by an event
       const receipt = { ...staff, key: 'receipt', body: { quantity: 100_000 } }
       const received = () => send('POST', '/api/inventory/heart/receipts', receipt)
       await eventually(async () => (await received()).status < 300)
