@@ -1,12 +1,13 @@
 /**
- * The shop that a replay runs against: every service, in a folder of its own that is deleted afterwards, behind a real
- * port on this machine; its parcels are picked and delivered at once, and its clock can jump.
+ * The shop that a replay runs against: every service, in a folder and under names of its own that are erased afterwards, behind
+ * a real port on this machine; its parcels are picked and delivered at once, and its clock can jump.
  */
 import { randomBytes } from 'node:crypto'
 import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { type Reader, skippableClock, sql } from '@shopsphere/bus'
+import { eraseBroker, eraseDatabase } from '@shopsphere/bus/testing'
 import { serve } from '@shopsphere/runtime/server'
 import { sentence } from '../auditor/violation.ts'
 import { countOrders } from '../services/order/queries.ts'
@@ -25,16 +26,24 @@ export const startShop: StartShop = () => startShopOn(process.env)
 export async function startShopOn(given: Readonly<Record<string, string | undefined>>): Promise<ReplayShop> {
   const folder = await mkdtemp(join(tmpdir(), 'shopsphere-replay-'))
   const clock = skippableClock()
+  const { BROKER_URL = '', DATABASE_URL = '' } = given
+  const prefix = `replay_${randomBytes(4).toString('hex')}_`
   const environment = {
     LOG_LEVEL: 'error',
     ...given,
+    BROKER_PREFIX: prefix,
+    DATABASE_PREFIX: prefix,
     DATA_DIR: folder,
     PICKING_GRACE_MS: '0',
     CARRIER_DELAY_MS: '0',
     ADMIN_EMAIL: merchant.email,
     ADMIN_PASSWORD: merchant.password,
   }
-  const deleteFolder = () => rm(folder, { recursive: true, force: true })
+  const erase = async () => {
+    await rm(folder, { recursive: true, force: true })
+    await eraseBroker(BROKER_URL, prefix)
+    await eraseDatabase(DATABASE_URL, prefix)
+  }
   try {
     const shop = await startWholeShop({ environment, clock, headless: true })
     // The merchant's account is new: whoever was not told of it yet would refuse its first requests.
@@ -54,11 +63,11 @@ export async function startShopOn(given: Readonly<Record<string, string | undefi
       async close() {
         await server.close()
         await shop.close()
-        await deleteFolder()
+        await erase()
       },
     } satisfies ReplayShop
   } catch (error) {
-    await deleteFolder()
+    await erase().catch(() => {}) // what went wrong first is what is said
     throw error
   }
 }
