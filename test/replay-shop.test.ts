@@ -3,7 +3,7 @@ import assert from 'node:assert/strict'
 import { readFile, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { after, before, describe, test } from 'node:test'
-import { createWorld, eraseBroker, eraseDatabase, needs, type ServerName, type World } from '@shopsphere/bus/testing'
+import { createWorld, needs, type ServerName, type World } from '@shopsphere/bus/testing'
 import { expectedFigures } from '../replay/oracle.ts'
 import { fileSource, openBook } from '../replay/order-book.ts'
 import { replay } from '../replay/replay.ts'
@@ -64,24 +64,13 @@ describe('a replay of the first lines of the real book comes to what the rules s
         const broker = brokerName === 'embedded' ? embedded : await needs(brokerName satisfies ServerName)
         const database = databaseName === 'SQLite' ? embedded : await needs('postgres')
         if (broker.skip || database.skip) return context.skip(String(broker.skip || database.skip))
-        const prefix = `${world.name}_${brokerName}_`
         const short = join(world.directory, 'short.csv')
         const lines = (await readFile(file, 'utf8')).split('\n').slice(0, LINES_SHORT)
         await writeFile(short, `${lines.join('\n')}\n`)
         const expected = await expectedFigures(await openBook(fileSource(short)))
         assert.ok(expected.orders.completed > 0)
-        const environment = {
-          BROKER_URL: broker.url,
-          BROKER_PREFIX: prefix,
-          DATABASE_URL: database.url,
-          DATABASE_PREFIX: prefix,
-        }
-        try {
-          assert.deepEqual(await run([], environment, short), expected)
-        } finally {
-          await eraseBroker(broker.url, prefix)
-          await eraseDatabase(database.url, prefix)
-        }
+        const environment = { BROKER_URL: broker.url, DATABASE_URL: database.url }
+        assert.deepEqual(await run([], environment, short), expected)
       })
     }
   }
