@@ -11,8 +11,10 @@
  */
 import { existsSync } from 'node:fs'
 import { join } from 'node:path'
+import { type Address, withoutCredentials } from '@shopsphere/runtime/config'
 import { exitWhenAsked, onShutdown, surviveClosedOutput } from '@shopsphere/runtime/shutdown'
 import { StartError } from '@shopsphere/runtime/start-error'
+import { PASSWORD_FILE } from './services/user/operator.ts'
 import { allServices, type Shop, startShop } from './shop.ts'
 
 const usage = `Usage: npm start [-- --help]
@@ -41,7 +43,7 @@ All of them, with the durations of the shop (HOLD_MS, RETURN_WINDOW_MS, …) and
 
 function nextSteps({ url, config, services }: Shop): string {
   const { email, password } = config.operator
-  const file = join(config.dataDir, 'operator-password')
+  const file = join(config.dataDir, PASSWORD_FILE)
   const kept = existsSync(file)
     ? `the password is in ${file}`
     : 'made at an earlier start: ADMIN_PASSWORD gives a new one'
@@ -58,9 +60,8 @@ ${signIn}  stop with Ctrl+C, or by ending process ${process.pid}: nothing is los
 `
 }
 
-/** Without user and password. */
-function placeOf({ scheme, url, path }: Shop['config']['broker']): string {
-  return scheme === 'sqlite' ? path : url.replace(/\/\/[^/]*@/, '//').replace(/\?.*$/, '')
+function placeOf({ scheme, url, path }: Address): string {
+  return scheme === 'sqlite' ? path : withoutCredentials(url)
 }
 
 async function main(parameters: readonly string[]): Promise<number | undefined> {

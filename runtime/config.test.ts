@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import { resolve } from 'node:path'
 import { test } from 'node:test'
-import { readConfig } from './config.ts'
+import { readConfig, withoutCredentials } from './config.ts'
 import { StartError } from './start-error.ts'
 
 const services = ['order', 'payment']
@@ -90,6 +90,7 @@ test('secrets are not shown', () => {
     'ADMIN_PASSWORD is 7 characters long: expected 10 to 256 characters',
   )
   assert.equal(refused({ BROKER_URL: 'ftp://me:hunter2@x' }).includes('hunter2'), false)
+  assert.equal(withoutCredentials('amqp://me:hun/ter@2@host:5672/shop'), 'amqp://…@host:5672/shop')
 })
 
 test('whom to tell of dead letters: an address, a secret as Standard Webhooks writes it, a number; none is shown', () => {

@@ -338,8 +338,13 @@ function refuse(given: Record<string, string | undefined>, issues: readonly z.co
 const neverShown = ['TOKEN_SECRET', 'ADMIN_PASSWORD', 'DEAD_LETTER_WEBHOOK', 'DEAD_LETTER_WEBHOOK_SECRET']
 
 /** What was given, without passwords. */
+/** The same address without user and password. */
+export function withoutCredentials(address: string): string {
+  return address.replace(/\/\/\S*@/g, '//…@') // to the last one: a password may have one in it, and slashes
+}
+
 function show(name: string, value = ''): string {
   if (neverShown.includes(name)) return `${value.length} characters long`
-  const harmless = value.replace(/\/\/\S*@/g, '//…@') // to the last one: a password may have one in it, and slashes
+  const harmless = withoutCredentials(value)
   return `'${harmless.length > 200 ? `${harmless.slice(0, 200)}…` : harmless}'`
 }

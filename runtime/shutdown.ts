@@ -9,8 +9,8 @@ const signalNumbers = { SIGINT: 2, SIGTERM: 15 } as const
 export type Process = Pick<NodeJS.Process, 'on' | 'off' | 'exit'>
 
 /**
- * SIGTERM and SIGINT end the process with 0 as long as there is nothing to close: a container's first process would not hear
- * them otherwise. Answers what takes this back, once onShutdown sees to it.
+ * SIGTERM and SIGINT end the process with 0 while it starts, without closing: what it has begun by then is taken up by the
+ * next one. A container's first process would not hear them otherwise. Answers what takes this back, once onShutdown sees to it.
  */
 export function exitWhenAsked(process: Process = globalThis.process): () => void {
   const exit = () => process.exit(0)

@@ -87,7 +87,7 @@ export function kafkaSettings(address: string, options: KafkaOptions): KafkaSett
 }
 
 function readAddress(address: string, known: readonly string[]) {
-  const shown = address.replace(/\/\/[^@/]*@/, '//…@')
+  const shown = address.replace(/\/\/\S*@/, '//…@')
   const refuse = (why: string) => new BusError('invalid_argument', `broker address ${shown}: ${why}`)
   const parts = /^kafka:\/\/(?:([^:@/?]*):([^@/?]*)@)?([^@/?]+)\/?(?:\?(.*))?$/.exec(address)
   if (!parts)
