@@ -31,6 +31,7 @@ import { list, sql } from './sql.ts'
 import type { MaybePromise, Reader, Store, Tx } from './store.ts'
 import type { Span, Tracing } from './tracing.ts'
 import type { Backlog, Binding, Delivery, Lease, Transport, Consumer as TransportConsumer } from './transport.ts'
+import { within } from './within.ts'
 
 /** The points at which a process may die; `onStep` lets a test kill it there. */
 export const steps = [
@@ -314,10 +315,8 @@ export class Consumer {
   }
 
   /** Null: the broker is away, or takes longer. */
-  private async backlogInTime(): Promise<Backlog | null> {
-    const { promise: late, resolve } = Promise.withResolvers<null>()
-    const timer = setTimeout(resolve, COUNTING_MAX_MS, null)
-    return Promise.race([this.backlog().catch(() => null), late]).finally(() => clearTimeout(timer))
+  private backlogInTime(): Promise<Backlog | null> {
+    return within(COUNTING_MAX_MS, 'counting', this.backlog()).catch(() => null)
   }
 
   /** True where a deferred message is due, or would be without waiting for the clock. */

@@ -10,8 +10,9 @@ import type { Arrival, Endpoint, Note, ReceiveOptions } from '../endpoint.ts'
 import { BusError } from '../errors.ts'
 import { kafkaServers } from '../transports/kafka-address.ts'
 import { reasonsOf } from '../transports/kafka-reasons.ts'
+import { within } from '../within.ts'
 import { type KafkaWindow, kafkaWindow } from './kafka-window.ts'
-import { keepConnection, notSent, within } from './kept-connection.ts'
+import { keepConnection, notSent } from './kept-connection.ts'
 
 export type KafkaTopicOptions = {
   topic: string

@@ -115,19 +115,6 @@ export function keepConnection<Connection>(options: {
 
 const isRefusal = (error: unknown) => error instanceof BusError && error.code === 'transport_refused'
 
-/** What `work` answers, or an error once `timeoutMs` have passed: a broker that is silent is away. */
-export async function within<T>(timeoutMs: number, what: string, work: Promise<T>): Promise<T> {
-  let timer: NodeJS.Timeout | undefined
-  const late = new Promise<never>((_, reject) => {
-    timer = setTimeout(() => reject(new Error(`${what}: no answer for ${timeoutMs} ms`)), timeoutMs)
-  })
-  try {
-    return await Promise.race([work, late])
-  } finally {
-    clearTimeout(timer)
-  }
-}
-
 /** Whatever a client throws while it sends: perhaps it arrived, so it is to be sent again. */
 export function notSent(name: string, cause: unknown): UnavailableError {
   if (cause instanceof UnavailableError) return cause

@@ -7,7 +7,8 @@ import { type Channel, type ChannelModel, type ConfirmChannel, type ConsumeMessa
 import { refusedEncryption } from '../encryption.ts'
 import type { Arrival, Endpoint, ReceiveOptions } from '../endpoint.ts'
 import { BusError } from '../errors.ts'
-import { keepConnection, notSent, within } from './kept-connection.ts'
+import { within } from '../within.ts'
+import { keepConnection, notSent } from './kept-connection.ts'
 
 export type RabbitmqQueueOptions = {
   queue: string

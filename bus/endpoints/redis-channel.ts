@@ -8,7 +8,8 @@ import type { Arrival, Endpoint, ReceiveOptions } from '../endpoint.ts'
 import { BusError } from '../errors.ts'
 import { type Log, silentLog } from '../log.ts'
 import { serverName } from '../transports/redis-connection.ts'
-import { keepConnection, notSent, within } from './kept-connection.ts'
+import { within } from '../within.ts'
+import { keepConnection, notSent } from './kept-connection.ts'
 
 export type RedisChannelOptions = { channel: string }
 

@@ -162,8 +162,8 @@ class SqliteTransport implements Transport {
   /** Also hands over what was acknowledged meanwhile, since a commit is under way anyway. */
   private async append(): Promise<void> {
     this.appendsRunning += 1
-    const jobs = this.full ? [] : this.takeJobs()
     if (this.full) this.refuseJobs()
+    const jobs = this.takeJobs()
     const cursors: Cursor[] = []
     const rows: LogRow[] = []
     const values: AppendValue[] = []
