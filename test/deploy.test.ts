@@ -5,12 +5,10 @@
 import assert from 'node:assert/strict'
 import { execFileSync, spawnSync } from 'node:child_process'
 import { cpSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
-import { createServer } from 'node:http'
-import type { AddressInfo } from 'node:net'
 import { basename, delimiter, dirname, join } from 'node:path'
 import { test } from 'node:test'
 import { fileURLToPath } from 'node:url'
-import { createWorld, eventually } from '@shopsphere/bus/testing'
+import { createWorld, eventually, freePort } from '@shopsphere/bus/testing'
 import { fileSecrets } from '@shopsphere/runtime/secrets'
 import { Ajv } from 'ajv'
 import { parse, parseAllDocuments } from 'yaml'
@@ -246,14 +244,6 @@ function copyFiles(stage: 'packages' | 'last', folder: string): void {
   }
 }
 
-async function freePort(): Promise<string> {
-  const server = createServer()
-  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
-  const { port } = server.address() as AddressInfo
-  await new Promise((resolve) => server.close(resolve))
-  return String(port)
-}
-
 test('the image: its files with production packages alone start by its own command, answer the probes, pass its health check and end with 0', {
   timeout: 180_000,
 }, async () => {
@@ -286,7 +276,7 @@ test('the image: its files with production packages alone start by its own comma
   const environment = {
     ...settings,
     PATH: path,
-    PORT: await freePort(),
+    PORT: String(await freePort()),
     DATA_DIR: join(world.directory, 'data'),
     TOKEN_SECRET_FILE: secret,
     ADMIN_PASSWORD_FILE: secret,

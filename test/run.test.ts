@@ -103,6 +103,35 @@ test('a file that leaves something open after its tests is told of and fails; th
   assert.match(ran.stdout, /✖ \S*open\.test\.ts/)
 })
 
+test('a file that runs in a circle, or waits before its first test, is killed and told of; the run goes on', async () => {
+  await using world = await createWorld()
+  const texts = {
+    circle: "test('goes round', async () => {\n  while (true) await null\n})",
+    other: "test('comes next', () => {})",
+    waits: "setInterval(() => {}, 100)\nawait new Promise(() => {})\ntest('never', () => {})",
+  }
+  const files = Object.entries(texts).map(([name, text]) => {
+    const path = join(world.directory, `${name}.test.ts`)
+    writeFileSync(path, `import { test } from 'node:test'\n${text}\n`)
+    return path
+  })
+  const { NODE_TEST_CONTEXT: _, ...env } = process.env
+  const program = `import { plan, run } from ${JSON.stringify(new URL('run.ts', import.meta.url).href)}
+const root = ${JSON.stringify(root)}
+process.exitCode = await run(plan(${JSON.stringify(files)}, {}, root), root, 3_000)`
+  const ran = spawnSync(process.execPath, ['--input-type=module', '--eval', program], { env, encoding: 'utf8' })
+  assert.equal(ran.status, 1, ran.stdout)
+  const worked = (name: string) =>
+    Number(
+      new RegExp(`${name}\\.test\\.ts: .* after 3 s, of which it worked ([\\d.]+) s; it is killed`).exec(
+        ran.stderr,
+      )?.[1],
+    )
+  assert.ok(worked('circle') > worked('waits'), ran.stderr)
+  assert.match(ran.stdout, /✔ comes next/)
+  for (const name of ['circle', 'waits']) assert.match(ran.stdout, new RegExp(`✖ \\S*${name}\\.test\\.ts`))
+})
+
 const { skip } = await needs('kafka')
 
 test('one Kafka serves all files of a run and ends with it, also when one fails or is interrupted; a file by itself starts its own', {

@@ -37,7 +37,10 @@ const KINDS: readonly { readonly concurrency: number; readonly files: RegExp }[]
   { concurrency: 3, files: /./ },
 ]
 /** For one test: a limit for what hangs, not a measure. */
-const TIMEOUT_MS = 600_000
+const TIMEOUT_MS = 300_000
+/** For one file: where one runs in a circle, or waits for something before its first test, no timeout of a test is heard. */
+const FILE_TIMEOUT_MS = 600_000
+const LOOK_MS = 1_000
 
 /** A file that does not end after its tests fails. */
 export const OPEN_HANDLES = new URL('open-handles.ts', import.meta.url).href
@@ -121,7 +124,7 @@ function refused<T>(read: () => T): T {
 }
 
 /** Runs one pass after the other; answers the exit status. */
-async function run({ passes, kafka }: Plan, root: string): Promise<number> {
+export async function run({ passes, kafka }: Plan, root: string, fileTimeoutMs = FILE_TIMEOUT_MS): Promise<number> {
   let child: ChildProcess | null = null
   let interrupted = false
   for (const signal of ['SIGINT', 'SIGTERM'] as const) {
@@ -145,10 +148,41 @@ async function run({ passes, kafka }: Plan, root: string): Promise<number> {
   for (const nodeArguments of passes) {
     if (interrupted) break
     child = spawn(process.execPath, nodeArguments, { cwd: root, stdio: 'inherit', env: environment })
+    const looking = endLateFiles(child.pid!, fileTimeoutMs)
     const [code] = (await once(child, 'exit')) as [number | null]
+    clearInterval(looking)
     if (code !== 0) status = 1
   }
   return status
+}
+
+/** Kills the processes of test files that take too long; their files fail, and the run goes on. On Linux only. */
+function endLateFiles(runner: number, timeoutMs: number): NodeJS.Timeout {
+  const began = new Map<string, number>()
+  return setInterval(() => {
+    for (const pid of read(`/proc/${runner}/task/${runner}/children`).split(' ').filter(Boolean)) {
+      if (!began.has(pid)) began.set(pid, performance.now())
+      if (performance.now() - began.get(pid)! < timeoutMs) continue
+      const file = read(`/proc/${pid}/cmdline`).split('\0').at(-2)
+      // The fields behind the name: user time is the 12th, system time the 13th, in hundredths of a second.
+      const times = read(`/proc/${pid}/stat`).split(') ')[1]?.split(' ').slice(11, 13).map(Number) ?? []
+      const workedS = times.reduce((sum, each) => sum + each, 0) / 100
+      process.stderr.write(
+        `${file}: has not ended after ${timeoutMs / 1_000} s, of which it worked ${workedS} s; it is killed\n`,
+      )
+      try {
+        process.kill(Number(pid), 'SIGKILL')
+      } catch {} // it has just ended
+    }
+  }, LOOK_MS)
+}
+
+function read(path: string): string {
+  try {
+    return readFileSync(path, 'utf8')
+  } catch {
+    return ''
+  }
 }
 
 if (import.meta.main) {

@@ -29,7 +29,11 @@ export async function startProxy({ target, onData }: ProxyOptions): Promise<Prox
   let delayMs = 0
   const sockets = new Set<Socket>()
   const reset = () => {
-    for (const socket of sockets) socket.resetAndDestroy()
+    for (const socket of sockets) {
+      // Node cannot reset while an end is on its way (`reset EINVAL`): it keeps the handle, and its process never ends.
+      if (socket.writableEnded && !socket.writableFinished) socket.destroy()
+      else socket.resetAndDestroy()
+    }
   }
 
   const pass = (from: Socket, to: Socket, direction: Direction) => {

@@ -7,6 +7,7 @@
  * S3 No process and no folder outlives the test process: disposal, then its 'exit', then (Linux) the kernel's own signal.
  */
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process'
+import { randomInt } from 'node:crypto'
 import { accessSync, chownSync, closeSync, constants, mkdtempSync, openSync, readFileSync, rmSync } from 'node:fs'
 import { connect, createServer } from 'node:net'
 import { tmpdir } from 'node:os'
@@ -187,12 +188,33 @@ export function serverFolder(name: string, account?: Account): string {
   return folder
 }
 
-/** A port that was free a moment ago. */
-export function freePort(): Promise<number> {
+/** Below it the system gives no port to an outgoing connection, which could take that of a server that is down just now. */
+const FIRST_PORT_GIVEN = firstPortGiven()
+const FIRST_PORT = 10_000
+const PORTS_TRIED_MAX = 100
+
+function firstPortGiven(): number {
+  try {
+    return Number.parseInt(readFileSync('/proc/sys/net/ipv4/ip_local_port_range', 'utf8'), 10)
+  } catch {
+    return 32_768
+  }
+}
+
+/** A port that was free a moment ago, by chance, so that two who ask hardly get the same. */
+export async function freePort(): Promise<number> {
+  for (let tried = 1; tried < PORTS_TRIED_MAX && FIRST_PORT_GIVEN > 2 * FIRST_PORT; tried++) {
+    const port = await listenOnce(randomInt(FIRST_PORT, FIRST_PORT_GIVEN)).catch(() => null)
+    if (port !== null) return port
+  }
+  return listenOnce(0)
+}
+
+function listenOnce(wanted: number): Promise<number> {
   return new Promise((done, failed) => {
     const probe = createServer()
     probe.once('error', failed)
-    probe.listen(0, '127.0.0.1', () => {
+    probe.listen(wanted, '127.0.0.1', () => {
       const { port } = probe.address() as { port: number }
       probe.close(() => done(port))
     })

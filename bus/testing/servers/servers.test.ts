@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict'
-import { execFileSync } from 'node:child_process'
+import { execFileSync, spawnSync } from 'node:child_process'
 import { connect, createServer, type Socket } from 'node:net'
 import { test } from 'node:test'
 import { Admin } from '@platformatic/kafka'
@@ -234,4 +234,33 @@ test('the proxy passes, is silent, restores, cuts at a chunk, and refuses while 
   assert.equal(await said(third, 'four'), 'four')
   third.destroy()
   echo.close()
+})
+
+test('a connection that is cut while its end is on its way lets the process end', () => {
+  const proxyModule = JSON.stringify(new URL('proxy.ts', import.meta.url).href)
+  const script = `
+import { connect, createServer, Socket } from 'node:net'
+import { startProxy } from ${proxyModule}
+const target = createServer((socket) => socket.on('error', () => {}).resume()).listen(0, '127.0.0.1', async () => {
+  const proxy = await startProxy({ target: target.address().port })
+  const client = connect({ port: proxy.port, host: '127.0.0.1' }).on('error', () => {})
+  const { end } = Socket.prototype
+  Socket.prototype.end = function (...given) {
+    end.apply(this, given)
+    Socket.prototype.end = end
+    process.nextTick(() => {
+      proxy.cut()
+      process.stdout.write('cut')
+      target.close()
+    })
+    return this
+  }
+  client.once('connect', () => end.call(client))
+})`
+  const { error, status, stdout } = spawnSync(process.execPath, ['--input-type=module', '--eval', script], {
+    encoding: 'utf8',
+    timeout: 20_000,
+    killSignal: 'SIGKILL',
+  })
+  assert.deepEqual({ error, status, stdout }, { error: undefined, status: 0, stdout: 'cut' })
 })
