@@ -151,23 +151,34 @@ rabbitmqTest(
   },
 )
 
-rabbitmqTest('a wrong password is refused and is not in the message; a missing host is only away', async (world) => {
-  const wrong = new URL(url)
-  wrong.password = 'not-the-password'
-  const endpoint = rabbitmqQueue(String(wrong), { queue: world.name })
-  const error = await endpoint.open({ log: silentLog }).catch((refused: unknown) => refused as Error & { code: string })
-  assert.equal(error!.code, 'transport_refused')
-  assert.match(error!.message, /check the user, the password/)
-  assert.doesNotMatch(error!.message, /not-the-password/)
-  await endpoint.close()
-  const nowhere = rabbitmqQueue('amqp://127.0.0.1:1', { queue: world.name })
-  await nowhere.open({ log: silentLog })
-  assert.match(nowhere.state().reason!, /is away/)
-  await assert.rejects(nowhere.send({ body: Buffer.from('x'), headers: {}, id: null, key: null }), {
-    code: 'transport_unavailable',
-  })
-  await nowhere.close()
-})
+rabbitmqTest(
+  'a wrong password or virtual host is refused, the password not in the message; a missing host is only away',
+  async (world) => {
+    const wrong = new URL(url)
+    wrong.password = 'not-the-password'
+    const endpoint = rabbitmqQueue(String(wrong), { queue: world.name })
+    const error = await endpoint
+      .open({ log: silentLog })
+      .catch((refused: unknown) => refused as Error & { code: string })
+    assert.equal(error!.code, 'transport_refused')
+    assert.match(error!.message, /check the user, the password/)
+    assert.doesNotMatch(error!.message, /not-the-password/)
+    await endpoint.close()
+    const missing = new URL(url)
+    missing.pathname = '/missing'
+    const elsewhere = rabbitmqQueue(String(missing), { queue: world.name })
+    const refused = { code: 'transport_refused', message: /refused \(the virtual host\): check .* the virtual host/ }
+    await assert.rejects(elsewhere.open({ log: silentLog }), refused)
+    await elsewhere.close()
+    const nowhere = rabbitmqQueue('amqp://127.0.0.1:1', { queue: world.name })
+    await nowhere.open({ log: silentLog })
+    assert.match(nowhere.state().reason!, /is away/)
+    await assert.rejects(nowhere.send({ body: Buffer.from('x'), headers: {}, id: null, key: null }), {
+      code: 'transport_unavailable',
+    })
+    await nowhere.close()
+  },
+)
 
 rabbitmqTest('Q2 a queue that is deleted under us is declared again, and both ways go on', async (world, channel) => {
   const queue = world.name

@@ -7,6 +7,7 @@ import { type Channel, type ChannelModel, type ConfirmChannel, type ConsumeMessa
 import { refusedEncryption } from '../encryption.ts'
 import type { Arrival, Endpoint, ReceiveOptions } from '../endpoint.ts'
 import { BusError } from '../errors.ts'
+import { replyOf, saidBy } from '../transports/rabbitmq-reasons.ts'
 import { within } from '../within.ts'
 import { keepConnection, notSent } from './kept-connection.ts'
 
@@ -73,14 +74,13 @@ export function rabbitmqQueue(url: string, options: RabbitmqQueueOptions): Endpo
   function refusal(error: unknown): BusError | undefined {
     const encryption = refusedEncryption(name, error)
     if (encryption) return encryption
-    const { message, code } = error as { message: string; code?: unknown }
-    const reply = REFUSALS.find((each) => each === code || message.includes(` ${each} `))
-    if (reply === undefined) return undefined
+    const reply = replyOf(error)
+    if (reply === undefined || !REFUSALS.includes(reply)) return undefined
     const what =
       reply === 406
         ? `it was declared otherwise than durable ${durable}, arguments ${JSON.stringify(queueArguments)}: say what the others say, or take it as it is with declare: false (in an address ?declare=no)`
         : 'check the user, the password, the virtual host and their rights'
-    return new BusError('transport_refused', `${name} is refused (${message}): ${what}`, { cause: error })
+    return new BusError('transport_refused', `${name} is refused (${saidBy(error)}): ${what}`, { cause: error })
   }
 
   function toArrival(channel: Channel, message: ConsumeMessage): Arrival {

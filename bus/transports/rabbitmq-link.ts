@@ -12,6 +12,7 @@ import { type Channel, type ChannelModel, type ConfirmChannel, connect } from 'a
 import { refusedEncryption } from '../encryption.ts'
 import { BusError, UnavailableError } from '../errors.ts'
 import type { TransportState } from '../transport.ts'
+import { replyOf, saidBy } from './rabbitmq-reasons.ts'
 
 export type LinkOptions = {
   /** Shown in the server's list of connections. */
@@ -228,10 +229,8 @@ export function translate(cause: unknown, hint = ''): BusError {
   const encryption = refusedEncryption('RabbitMQ', cause)
   if (encryption) return encryption
   const { message, code } = cause as Error & { code?: unknown }
-  const isClosedAtOpen = message?.includes('Expected ConnectionOpenOk; got <ConnectionClose') // the client keeps why to itself
-  const reply = typeof code === 'number' ? code : isClosedAtOpen ? 530 : Number(/\b(403|530)\b \(/.exec(message)?.[1])
-  const advice = advices[reply]
-  if (advice) return new BusError('transport_refused', `RabbitMQ refuses: ${said(message)}; ${advice}`, { cause })
+  const advice = advices[replyOf(cause) ?? 0]
+  if (advice) return new BusError('transport_refused', `RabbitMQ refuses: ${saidBy(cause)}; ${advice}`, { cause })
   const text = message || String(code)
   return new UnavailableError('transport_unavailable', `RabbitMQ: ${text}${CLOSED.test(text) ? hint : ''}`, { cause })
 }
@@ -242,21 +241,9 @@ const advices: Readonly<Record<number, string>> = {
   530: 'name a virtual host that exists and that the user may enter',
 }
 
-/** The server's sentence without the client's words around it. */
-function said(message: string): string {
-  return (
-    /with message "(.*)"$/s.exec(message)?.[1] ?? message.replace(/^Expected ConnectionOpenOk.*/, 'the virtual host')
-  )
-}
-
 /** True where the server said that the queue or exchange does not exist. */
 export function isMissing(error: unknown): boolean {
-  return replyCode(error) === 404
-}
-
-export function replyCode(error: unknown): unknown {
-  const { code, cause } = error as { code?: unknown; cause?: { code?: unknown } }
-  return typeof code === 'number' ? code : cause?.code
+  return replyOf(error) === 404
 }
 
 function refuseVersion(model: ChannelModel): void {

@@ -15,7 +15,8 @@
 import type { ConfirmChannel } from 'amqplib'
 import { UnavailableError } from '../errors.ts'
 import type { Binding } from '../transport.ts'
-import { type Link, replyCode } from './rabbitmq-link.ts'
+import type { Link } from './rabbitmq-link.ts'
+import { replyOf } from './rabbitmq-reasons.ts'
 import { type Names, quorumArguments } from './rabbitmq-topology.ts'
 
 export type Table = {
@@ -107,7 +108,7 @@ export class Registry {
         await this.link.answer('a lock', channel.assertQueue(this.names.lock, { exclusive: true, durable: false }))
         return channel
       } catch (error) {
-        if (replyCode(error) !== LOCKED_REPLY) throw error
+        if (replyOf(error) !== LOCKED_REPLY) throw error
         if (performance.now() > deadline) {
           throw new UnavailableError(
             'transport_unavailable',
