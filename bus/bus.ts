@@ -478,14 +478,20 @@ export function createBus(options: BusOptions) {
     close(): Promise<void> {
       closing ??= (async () => {
         await starting?.catch(() => {})
+        /** One that fails holds up none of the others: what it could not give back comes again. */
+        const all = async (stops: readonly Promise<unknown>[]) => {
+          for (const stop of await Promise.allSettled(stops))
+            if (stop.status === 'rejected')
+              log.warn(
+                { service, err: stop.reason },
+                'something did not close in order; what it held is delivered again',
+              )
+        }
         const done = (async () => {
-          await Promise.all([...consumers.values()].map((consumer) => consumer.stop()))
-          await Promise.all(endpoints().map((endpoint) => endpoint.close()))
+          await all([...consumers.values()].map((consumer) => consumer.stop()))
+          await all(endpoints().map((endpoint) => endpoint.close()))
           state = 'closed'
-          await timers.stop()
-          await relay.stop()
-          await inbox.stop()
-          await storeWatch.stop()
+          for (const part of [timers, relay, inbox, storeWatch]) await all([part.stop()])
         })()
         let timer: { cancel(): void } | undefined
         const late = new Promise<void>((resolve) => {

@@ -156,13 +156,14 @@ export async function run({ passes, kafka }: Plan, root: string, fileTimeoutMs =
   return status
 }
 
-/** Kills the processes of test files that take too long; their files fail, and the run goes on. On Linux only. */
+/** Kills test files that take too long, with all that they started; they fail, and the run goes on. On Linux only. */
 function endLateFiles(runner: number, timeoutMs: number): NodeJS.Timeout {
-  const began = new Map<string, number>()
+  let began = new Map<number, number>()
   return setInterval(() => {
-    for (const pid of read(`/proc/${runner}/task/${runner}/children`).split(' ').filter(Boolean)) {
-      if (!began.has(pid)) began.set(pid, performance.now())
-      if (performance.now() - began.get(pid)! < timeoutMs) continue
+    const now = performance.now()
+    began = new Map(childrenOf(runner).map((pid) => [pid, began.get(pid) ?? now]))
+    for (const [pid, at] of began) {
+      if (now - at < timeoutMs) continue
       const file = read(`/proc/${pid}/cmdline`).split('\0').at(-2)
       // The fields behind the name: user time is the 12th, system time the 13th, in hundredths of a second.
       const times = read(`/proc/${pid}/stat`).split(') ')[1]?.split(' ').slice(11, 13).map(Number) ?? []
@@ -170,12 +171,18 @@ function endLateFiles(runner: number, timeoutMs: number): NodeJS.Timeout {
       process.stderr.write(
         `${file}: has not ended after ${timeoutMs / 1_000} s, of which it worked ${workedS} s; it is killed\n`,
       )
-      try {
-        process.kill(Number(pid), 'SIGKILL')
-      } catch {} // it has just ended
+      for (const one of familyOf(pid)) {
+        try {
+          process.kill(one, 'SIGKILL')
+        } catch {} // it has just ended
+      }
     }
   }, LOOK_MS)
 }
+
+const childrenOf = (pid: number) => read(`/proc/${pid}/task/${pid}/children`).split(' ').filter(Boolean).map(Number)
+/** A child that has its file's output would hold the run up as well. */
+const familyOf = (pid: number): number[] => [pid, ...childrenOf(pid).flatMap(familyOf)]
 
 function read(path: string): string {
   try {

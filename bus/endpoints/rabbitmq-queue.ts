@@ -25,6 +25,8 @@ type Connection = { model: ChannelModel; inbound: Channel; outbound: ConfirmChan
 
 const CONNECT_TIMEOUT_MS = 10_000
 const CONFIRM_TIMEOUT_MS = 15_000
+/** A process that is asked to end has little time. */
+const CLOSE_TIMEOUT_MS = 2_000
 /** Half-open connections are noticed after two of them. */
 const HEARTBEAT_SECONDS = 10
 /** Access refused, precondition failed, not allowed: replies of AMQP 0-9-1 that come again and again. */
@@ -40,8 +42,8 @@ export function rabbitmqQueue(url: string, options: RabbitmqQueueOptions): Endpo
     connect,
     async disconnect({ model, inbound }) {
       // The channel first: its close goes out behind the acknowledgements, that of the connection before them.
-      await within(CONNECT_TIMEOUT_MS, 'closing', inbound.close()).catch(() => {})
-      await within(CONNECT_TIMEOUT_MS, 'closing', model.close())
+      await within(CLOSE_TIMEOUT_MS, 'closing', inbound.close()).catch(() => {})
+      await within(CLOSE_TIMEOUT_MS, 'closing', model.close())
     },
   })
 

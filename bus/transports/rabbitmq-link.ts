@@ -8,7 +8,7 @@
  *
  * Limits here are real time, whatever clock the bus runs on: the server's time is nobody's to move.
  */
-import { type Channel, type ChannelModel, type ConfirmChannel, connect } from 'amqplib'
+import { type Channel, type ChannelModel, type ConfirmChannel, connect, type SocketOptions } from 'amqplib'
 import { refusedEncryption } from '../encryption.ts'
 import { BusError, UnavailableError } from '../errors.ts'
 import type { TransportState } from '../transport.ts'
@@ -26,6 +26,8 @@ export type LinkOptions = {
   readonly down: (error: Error) => void
 }
 
+/** For the end of a channel or of the connection: a process that is asked to end has little time. */
+const CLOSE_MAX_MS = 5_000
 /** A port that wants encryption closes what is not encrypted. */
 const CLOSED = /ECONNRESET|closed/
 const PORT_HINT = ' (if this port wants encryption, write amqps://)'
@@ -41,6 +43,7 @@ export class Link {
   /** `up` is done with it (L3). */
   private isUp = false
   private opening: Promise<void> | undefined
+  private dialling: AbortController | undefined
   private retrying = false
   private blocked: string | null = null
   private failure: Error | undefined
@@ -100,16 +103,15 @@ export class Link {
   /** Resolves when the server has worked off all that was sent on the channel before, or the channel is gone. */
   async closeChannel(channel: Channel): Promise<void> {
     try {
-      await this.answer('the end of a channel', channel.close())
+      await this.answer('the end of a channel', channel.close(), CLOSE_MAX_MS)
     } catch {
       // it was closed already, or the connection with it
     }
   }
 
   /** L1: rejects with UnavailableError where the answer is not there in time; the server's refusals come as BusErrors. */
-  answer<T>(what: string, promise: Promise<T>): Promise<T> {
+  answer<T>(what: string, promise: Promise<T>, answerMaxMs = this.options.answerMaxMs): Promise<T> {
     const { model } = this
-    const { answerMaxMs } = this.options
     return new Promise((resolve, reject) => {
       const timer = setTimeout(() => {
         const error = new UnavailableError('transport_unavailable', `RabbitMQ gave no ${what} within ${answerMaxMs} ms`)
@@ -135,11 +137,12 @@ export class Link {
   async close(): Promise<void> {
     this.closed = true
     this.wake()
+    this.dialling?.abort()
     await this.opening?.catch(() => {})
     const { model } = this
     if (!model) return
     const gone = new Promise<void>((resolve) => model.once('close', () => resolve()))
-    const timer = setTimeout(() => this.tearDown(new Error('closing')), this.options.answerMaxMs)
+    const timer = setTimeout(() => this.tearDown(new Error('closing')), CLOSE_MAX_MS)
     model.close().catch(() => {}) // it may be closing already
     if (this.model === model) await gone
     clearTimeout(timer)
@@ -148,12 +151,17 @@ export class Link {
   private async connect(): Promise<void> {
     const { name, answerMaxMs, up } = this.options
     let model: ChannelModel | undefined
+    const dialling = new AbortController()
+    this.dialling = dialling
     try {
-      model = await connect(this.url, {
+      const options: SocketOptions & { signal: AbortSignal } = {
         noDelay: true,
+        signal: dialling.signal,
         timeout: answerMaxMs,
         clientProperties: { connection_name: name },
-      })
+      }
+      model = await connect(this.url, options)
+      this.dialling = undefined
       refuseVersion(model)
       if (this.closed) throw closedError()
       this.adopt(model)

@@ -136,6 +136,31 @@ check('F1 B11 half open: publishing settles in its time, the consumer is revoked
   await inbox.untilIds((seen) => seen.has(again.id))
 })
 
+check('B12 F1 closing over a connection that fell silent ends while a process has time to', async (world) => {
+  const proxy = await proxyTo(world)
+  const transport = await opened(world, {}, proxy.through(url))
+  await transport.declare(everything('all'))
+  const inbox = await consume(transport, 'all')
+  await transport.publish(series(1))
+  await inbox.until(1)
+  proxy.silence()
+  const startedMs = performance.now()
+  await transport.close()
+  const tookMs = performance.now() - startedMs
+  assert.ok(tookMs < 12_000, `it took ${tookMs} ms of the 15,000 that SIGTERM has`)
+})
+
+check('a server of an older version is refused with both versions', async (world) => {
+  // What it says of itself, made older on its way: `version`, S, four bytes of length, the text.
+  const proxy = await proxyTo(world, (chunk, direction) => {
+    const at = chunk.indexOf('versionS')
+    if (direction === 'to client' && at >= 0) chunk.write('3.09', at + 12, 'latin1')
+  })
+  const error = await opened(world, {}, proxy.through(url)).catch((refused: unknown) => refused)
+  assert.match(String(error), /the server is RabbitMQ 3\.09\S+: use RabbitMQ 3\.10 or later/)
+  assert.equal((error as { code: string }).code, 'transport_refused')
+})
+
 check(
   'P5 B3 the next message of a key is sent once the one before is confirmed, those of other keys at once',
   async (world) => {

@@ -208,6 +208,8 @@ function prepareStatements(database: DatabaseSync) {
     release: prepare(
       'update share set owner = null, reach = ?, epoch = epoch + 1 where subscription = ? and shard = ? and owner = ?',
     ),
+    // What a consumer of this process could not give back when it closed.
+    releaseLeftovers: prepare('update share set owner = null, epoch = epoch + 1 where subscription = ? and owner = ?'),
     forgetMembers: prepare('delete from member where subscription = ? and until < ?'),
     keepEpoch: prepare(
       "insert into setting (name, value) select 'epoch', coalesce(max(epoch), 0) from share where subscription = ? on conflict (name) do update set value = max(value, excluded.value)",
@@ -216,7 +218,7 @@ function prepareStatements(database: DatabaseSync) {
     join: prepare(
       'insert into member (subscription, process, pid, host, until) values (?, ?, ?, ?, ?) on conflict do nothing',
     ),
-    renew: prepare('update member set until = ? where process = ?'),
+    renew: prepare('update member set until = ? where subscription = ? and process = ?'),
     leave: prepare('delete from member where subscription = ? and process = ?'),
     leaveEverything: prepare('delete from member where process = ?'),
     members: prepare('select process, pid, host, until from member where subscription = ? order by process'),

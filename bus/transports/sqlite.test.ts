@@ -4,7 +4,10 @@ import { join } from 'node:path'
 import { DatabaseSync } from 'node:sqlite'
 import { test } from 'node:test'
 import { Worker } from 'node:worker_threads'
+import { createBus } from '../bus.ts'
+import { silentLog } from '../log.ts'
 import type { WireMessage } from '../message.ts'
+import { sqliteStore } from '../stores/sqlite.ts'
 import { eventually } from '../testing/eventually.ts'
 import { consume } from '../testing/inbox.ts'
 import { transportSuite } from '../testing/transport-suite.ts'
@@ -128,6 +131,29 @@ async function heirs(world: World) {
   const [live, last] = [await open(world, options), await open(world, options)]
   return { dying, live, last, dyingClock, clock }
 }
+
+test('B11 B12 a bus that closes while the file is locked closes all the same, and what it had is delivered again', () =>
+  inWorld(async (world) => {
+    const leaving = await open(world, { leaseMs: 1_500 })
+    const store = sqliteStore(':memory:')
+    world.defer(() => store.close())
+    const bus = createBus({ service: 'leaving', transport: leaving, store, log: silentLog })
+    for (const name of ['one', 'two']) bus.subscribe('#', () => {}, { name })
+    await bus.start()
+    const names = await leaving.subscriptions()
+    assert.equal(names.length, 2)
+    const reading = await openWithAll(world) // its process has another subscription, and lives
+    const other = new DatabaseSync(fileIn(world))
+    other.exec('begin immediate')
+    await bus.close()
+    other.exec('rollback')
+    other.close()
+    await reading.publish(series(0, 64))
+    const ofAll = (found: { ids(): string[] }, who: string) =>
+      eventually(() => new Set(found.ids()).size === 64, { timeoutMs: 10_000, message: `${who} has all` })
+    await ofAll(await consume(reading, names[0]!), 'another process')
+    await ofAll(await consume(leaving, names[1]!), 'the same process')
+  }))
 
 test('E7 B8 only what a dead process may have begun is marked redelivered, and all of that', () =>
   inWorld(async (world) => {

@@ -233,6 +233,7 @@ class SqliteTransport implements Transport {
       () => this.appendSoon(),
     )
     this.readers.set(name, reader)
+    statements.releaseLeftovers.run(name, this.process)
     statements.forgetMembers.run(name, this.clock.now() - this.leaseMs)
     this.join(name)
     this.balance(reader)
@@ -244,11 +245,13 @@ class SqliteTransport implements Transport {
         if (this.readers.get(name) !== reader) return
         this.readers.delete(name)
         reader.stop()
-        if (this.closed) return
-        log.transaction(() => {
-          reader.releaseAll()
-          statements.leave.run(name, this.process)
-        })
+        // Where the file cannot be written, its lease runs out, and the next one takes what it had.
+        this.attempt(() =>
+          log.transaction(() => {
+            reader.releaseAll()
+            statements.leave.run(name, this.process)
+          }),
+        )
         this.touch()
       },
     }
@@ -314,12 +317,14 @@ class SqliteTransport implements Transport {
       this.watcher?.close()
       const { log, statements } = this
       if (!log || !statements) return
-      log.transaction(() => {
-        for (const reader of this.readers.values()) reader.releaseAll()
-        statements.leaveEverything.run(this.process)
-        for (const { name } of statements.ephemeralOf.all(this.process) as { name: string }[])
-          this.forget(statements, name)
-      })
+      this.unlessAway(() =>
+        log.transaction(() => {
+          for (const reader of this.readers.values()) reader.releaseAll()
+          statements.leaveEverything.run(this.process)
+          for (const { name } of statements.ephemeralOf.all(this.process) as { name: string }[])
+            this.forget(statements, name)
+        }),
+      )
       this.readers.clear()
       this.touch()
       log.database.close()
@@ -327,10 +332,6 @@ class SqliteTransport implements Transport {
       this.wakeFile = undefined
     })()
     return this.closing
-  }
-
-  private get closed(): boolean {
-    return this.closing !== undefined
   }
 
   private live(): { log: Log; statements: Statements } {
@@ -347,8 +348,8 @@ class SqliteTransport implements Transport {
     if (this.closing || !this.log || !this.statements) return
     const { log, statements } = this
     this.attempt(() => {
-      if (this.readers.size > 0) statements.renew.run(this.clock.now() + this.leaseMs, this.process)
       for (const reader of this.readers.values()) {
+        statements.renew.run(this.clock.now() + this.leaseMs, reader.name, this.process)
         this.join(reader.name)
         this.balance(reader)
         reader.noteProgress(this.full)
@@ -363,8 +364,12 @@ class SqliteTransport implements Transport {
 
   /** The disk may be full or another program may lock the file: publishers hear of it, and the next beat tries again. */
   private attempt(work: () => void): void {
+    if (!this.closing) this.unlessAway(work)
+  }
+
+  private unlessAway(work: () => void): void {
     try {
-      if (!this.closing) work()
+      work()
     } catch (error) {
       const translation = translate(this.path, error)
       if (!(translation instanceof UnavailableError)) throw translation

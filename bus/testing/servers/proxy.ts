@@ -31,7 +31,8 @@ export async function startProxy({ target, onData }: ProxyOptions): Promise<Prox
   const reset = () => {
     for (const socket of sockets) {
       // Node cannot reset while an end is on its way (`reset EINVAL`): it keeps the handle, and its process never ends.
-      if (socket.writableEnded && !socket.writableFinished) socket.destroy()
+      // A socket that is connecting it would reset once it is connected.
+      if (socket.connecting || (socket.writableEnded && !socket.writableFinished)) socket.destroy()
       else socket.resetAndDestroy()
     }
   }

@@ -188,26 +188,32 @@ export function serverFolder(name: string, account?: Account): string {
   return folder
 }
 
-/** Below it the system gives no port to an outgoing connection, which could take that of a server that is down just now. */
-const FIRST_PORT_GIVEN = firstPortGiven()
 const FIRST_PORT = 10_000
+const LAST_PORT = 65_535
+const PORTS_MIN = 1_000
 const PORTS_TRIED_MAX = 100
 
-function firstPortGiven(): number {
-  try {
-    return Number.parseInt(readFileSync('/proc/sys/net/ipv4/ip_local_port_range', 'utf8'), 10)
-  } catch {
-    return 32_768
-  }
-}
-
-/** A port that was free a moment ago, by chance, so that two who ask hardly get the same. */
+/**
+ * A port that was free a moment ago, by chance, so that two who ask hardly get the same. Where there is room, none that the
+ * system gives to outgoing connections: one of those could have it while its server is down.
+ */
 export async function freePort(): Promise<number> {
-  for (let tried = 1; tried < PORTS_TRIED_MAX && FIRST_PORT_GIVEN > 2 * FIRST_PORT; tried++) {
-    const port = await listenOnce(randomInt(FIRST_PORT, FIRST_PORT_GIVEN)).catch(() => null)
+  const [first, last] = portsNotGiven()
+  for (let tried = 1; tried < PORTS_TRIED_MAX && last - first >= PORTS_MIN; tried++) {
+    const port = await listenOnce(randomInt(first, last + 1)).catch(() => null)
     if (port !== null) return port
   }
   return listenOnce(0)
+}
+
+/** The larger range beside those that the system gives. */
+function portsNotGiven(): readonly [first: number, last: number] {
+  let given = [32_768, 60_999] // Linux's own
+  try {
+    given = readFileSync('/proc/sys/net/ipv4/ip_local_port_range', 'utf8').trim().split(/\s+/).map(Number)
+  } catch {}
+  const [low, high] = given as [number, number]
+  return low - FIRST_PORT > LAST_PORT - high ? [FIRST_PORT, low - 1] : [high + 1, LAST_PORT]
 }
 
 function listenOnce(wanted: number): Promise<number> {
