@@ -1,4 +1,6 @@
 import assert from 'node:assert/strict'
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
 import { test } from 'node:test'
 import { createLog } from './log.ts'
 
@@ -33,4 +35,26 @@ test('secrets are not written', () => {
   const { lines, stream } = capture(false)
   createLog('info', stream).info({ password: 'hunter2', body: { token: 'hunter2' } }, 'signed in')
   assert.equal(lines[0]!.includes('hunter2'), false)
+})
+
+test('what is said last, where the reader has gone, holds the end of the process up no longer', async () => {
+  const script = `
+import { createLog } from ${JSON.stringify(new URL('log.ts', import.meta.url).href)}
+const log = createLog('info')
+process.stdout.on('error', () => {})
+process.stdin.once('data', () => {
+  log.info('closing')
+  log.info('closed')
+  process.exit(0)
+})
+log.info('ready')`
+  const child = spawn(process.execPath, ['--input-type=module', '--eval', script], { timeout: 10_000 })
+  const ended = once(child, 'exit')
+  const [line] = await once(child.stdout, 'data')
+  assert.match(String(line), /"msg":"ready"/)
+  const gone = once(child.stdout, 'close')
+  child.stdout.destroy()
+  await gone
+  child.stdin.write('go')
+  assert.deepEqual(await ended, [0, null])
 })

@@ -18,10 +18,8 @@ export function createLog(level: string, stream: LogStream = process.stdout): Lo
     serializers: { err: pino.stdSerializers.errWithCause }, // each cause once: ours say theirs in their own words
     redact: { paths: secretPaths, censor: '[redacted]' },
   }
-  if (stream.isTTY) return pino(options, { write: (line: string) => void stream.write(forPeople(line)) })
-  return stream === process.stdout
-    ? pino(options, pino.destination(1))
-    : pino(options, stream as pino.DestinationStream)
+  // Not a destination of pino's own: that one tries for ever, at the exit, to write where nobody reads any more.
+  return pino(options, { write: (line: string) => void stream.write(stream.isTTY ? forPeople(line) : line) })
 }
 
 const secrets = ['password', 'token', 'authorization', 'secret', 'cvc', 'number']

@@ -19,7 +19,7 @@ TOKEN=$(curl -s localhost:3000/api/sessions -H "$JSON" \
   -d "{\"email\":\"operator@shop.example\",\"password\":\"$(cat data/operator-password)\"}" | sed 's/.*"token":"\([^"]*\)".*/\1/')
 curl -s localhost:3000/api/products -H "$JSON" -H "authorization: Bearer $TOKEN" \
   -d '{"sku":"heart","name":"White hanging heart","pricePence":255}'
-curl -s localhost:3000/api/inventory/heart/receipts -H "$JSON" -H "authorization: Bearer $TOKEN" \
+curl -sf --retry 5 --retry-all-errors localhost:3000/api/inventory/heart/receipts -H "$JSON" -H "authorization: Bearer $TOKEN" \
   -H 'idempotency-key: first-delivery' -d '{"quantity":100}'
 # somebody orders, and watches the order move
 ORDER=$(curl -s localhost:3000/api/orders -H "$JSON" -H "idempotency-key: $(date +%s)" \
