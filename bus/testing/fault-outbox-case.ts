@@ -75,21 +75,26 @@ export function registerOutboxCase(check: FaultCheck): void {
         }
       }
 
-      const writing = Promise.all(Array.from({ length: WRITERS }, (_, writer) => write(writer)))
-      await together([writing, relayInTurns()])
-      diagnostic?.(`${await stage.heardCount()} of ${committed.length} were heard when the last writer ended`)
-      await eventually(async () => (await stage.heardCount()) === committed.length, {
-        timeoutMs: bounds.arrivesWithinMs,
-        message: 'what commits later was waited for',
-      })
-      written.resolve()
-      if (sideBySide) await holders[0]
-      await eventually(async () => (await stage.heardCount()) >= committed.length, {
-        timeoutMs: bounds.arrivesWithinMs,
-        message: 'the one that was open long was skipped',
-      })
-      await assertEachOnceInOrder(stage, committed)
-      given.reject(new Error('given up'))
+      try {
+        const writing = Promise.all(Array.from({ length: WRITERS }, (_, writer) => write(writer)))
+        await together([writing, relayInTurns()])
+        diagnostic?.(`${await stage.heardCount()} of ${committed.length} were heard when the last writer ended`)
+        await eventually(async () => (await stage.heardCount()) === committed.length, {
+          timeoutMs: bounds.arrivesWithinMs,
+          message: 'what commits later was waited for',
+        })
+        written.resolve()
+        if (sideBySide) await holders[0]
+        await eventually(async () => (await stage.heardCount()) >= committed.length, {
+          timeoutMs: bounds.arrivesWithinMs,
+          message: 'the one that was open long was skipped',
+        })
+        await assertEachOnceInOrder(stage, committed)
+      } finally {
+        // Also where it failed: what stands open would hold the end of the stage up.
+        written.resolve()
+        given.reject(new Error('given up'))
+      }
       await Promise.all(holders)
     },
   )
