@@ -9,7 +9,7 @@ import { globSync, readFileSync, statSync } from 'node:fs'
 import { join, relative, resolve } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
-import { needs } from '@shopsphere/bus/testing'
+import { childrenOf, familyOf, needs } from '@shopsphere/bus/testing'
 import { requiredServers, type Server, servers, serversWithSuites } from './servers.ts'
 
 const usage = `Usage: npm test -- [FILE | FOLDER | PATTERN]… [--name WORDS]
@@ -171,6 +171,7 @@ function endLateFiles(runner: number, timeoutMs: number): NodeJS.Timeout {
       process.stderr.write(
         `${file}: has not ended after ${timeoutMs / 1_000} s, of which it worked ${workedS} s; it is killed\n`,
       )
+      // A child that has its file's output would hold the run up as well.
       for (const one of familyOf(pid)) {
         try {
           process.kill(one, 'SIGKILL')
@@ -179,10 +180,6 @@ function endLateFiles(runner: number, timeoutMs: number): NodeJS.Timeout {
     }
   }, LOOK_MS)
 }
-
-const childrenOf = (pid: number) => read(`/proc/${pid}/task/${pid}/children`).split(' ').filter(Boolean).map(Number)
-/** A child that has its file's output would hold the run up as well. */
-const familyOf = (pid: number): number[] => [pid, ...childrenOf(pid).flatMap(familyOf)]
 
 function read(path: string): string {
   try {

@@ -171,14 +171,18 @@ function signalProcess(pid: number, name: NodeJS.Signals): void {
   }
 }
 
-/** The process and all below it, parents first: PostgreSQL's and Erlang's children leave the group of their parent. */
-function familyOf(pid: number): number[] {
+/** Processes that this one started and that live; none where there is no /proc. */
+export function childrenOf(pid: number): number[] {
   try {
-    const children = readFileSync(`/proc/${pid}/task/${pid}/children`, 'utf8').split(' ').filter(Boolean)
-    return [pid, ...children.flatMap((child) => familyOf(Number(child)))]
+    return readFileSync(`/proc/${pid}/task/${pid}/children`, 'utf8').split(' ').filter(Boolean).map(Number)
   } catch {
-    return [pid]
+    return []
   }
+}
+
+/** The process and all below it, parents first: PostgreSQL's and Erlang's children leave the group of their parent. */
+export function familyOf(pid: number): number[] {
+  return [pid, ...childrenOf(pid).flatMap(familyOf)]
 }
 
 /** A new folder below the system's temporary one, owned by `account`. */
