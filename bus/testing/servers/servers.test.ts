@@ -50,6 +50,8 @@ const withRabbitmq = async (url: string, message: string | null) => {
     if (message === null) return (await channel.get('kept')) || null
     channel.sendToQueue('kept', Buffer.from(message), { persistent: true })
     await channel.waitForConfirms()
+    // RabbitMQ 3.10 answers a declaration before its log holds that it is decided; writing the next one waits for that.
+    await channel.assertQueue('after', { durable: true })
     return null
   } finally {
     await connection.close()
