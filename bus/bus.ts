@@ -28,7 +28,7 @@ import { OUTBOX, type OutboxRow } from './refused.ts'
 import { Relay } from './relay.ts'
 import { validateBindings } from './routing.ts'
 import { sql } from './sql.ts'
-import type { MaybePromise, Store, Tx } from './store.ts'
+import type { MaybePromise, Reader, Store, Tx } from './store.ts'
 import { StoreWatch } from './store-watch.ts'
 import { type Schedule, Timers } from './timers.ts'
 import type { Tracing } from './tracing.ts'
@@ -106,6 +106,7 @@ export function createBus(options: BusOptions) {
   let starting: Promise<void> | undefined
   let closing: Promise<void> | undefined
   let waitingInOutbox = 0
+  let measuredAt = Number.NEGATIVE_INFINITY
   /** From start to close: whoever only hears goes on living, whatever the clients do with their sockets. */
   let alive: NodeJS.Timeout | undefined
 
@@ -267,8 +268,11 @@ export function createBus(options: BusOptions) {
   }
 
   /** Handlers wait for room, routes hear of it: nothing that was accepted is dropped. */
-  function refuseWhenFull(count: number): void {
-    if (waitingInOutbox + count <= limits.outboxMessagesMax) return
+  async function refuseWhenFull(count: number, tx: Tx): Promise<void> {
+    const fits = () => waitingInOutbox + count <= limits.outboxMessagesMax
+    // What other processes of the service have sent is not told here: before anything is refused, it is counted.
+    if (!fits() && clock.now() - measuredAt >= limits.sweepMs) await measureOutbox(tx)
+    if (fits()) return
     throw new UnavailableError(
       'outbox_full',
       `${waitingInOutbox} messages wait in the outbox of ${service}: bring the broker back, then try again`,
@@ -354,14 +358,13 @@ export function createBus(options: BusOptions) {
     })
   }
 
-  async function measureOutbox(): Promise<BusStatus['outbox']> {
-    const row = await store.read((reader) =>
-      reader.get<{ count: number; oldest: number | null; refused: number }>(sql`
-        select count(*) as count, min(at) as oldest,
-          (select count(*) from bus_dead_letter where subscription = ${OUTBOX} and status = 'open') as refused
-        from bus_outbox where position > ${relay.bookmark}`),
-    )
+  async function measureOutbox(reader: Reader): Promise<BusStatus['outbox']> {
+    const row = await reader.get<{ count: number; oldest: number | null; refused: number }>(sql`
+      select count(*) as count, min(at) as oldest,
+        (select count(*) from bus_dead_letter where subscription = ${OUTBOX} and status = 'open') as refused
+      from bus_outbox where position > ${relay.bookmark}`)
     waitingInOutbox = Number(row!.count)
+    measuredAt = clock.now()
     return {
       waiting: waitingInOutbox,
       oldestAgeMs: row!.oldest === null ? 0 : Math.max(0, clock.now() - Number(row!.oldest)),
@@ -372,7 +375,8 @@ export function createBus(options: BusOptions) {
   function watchOutbox(): void {
     clock.after(limits.sweepMs, () => {
       if (state !== 'started') return
-      void measureOutbox()
+      void store
+        .read(measureOutbox)
         .catch(() => {})
         .finally(watchOutbox)
     })
@@ -384,7 +388,7 @@ export function createBus(options: BusOptions) {
     await openBridges()
     for (const consumer of consumers.values()) await consumer.declare()
     if (state === 'new') {
-      await measureOutbox()
+      await store.read(measureOutbox)
       await timers.start()
       state = 'started'
       alive = setInterval(() => {}, ALIVE_MS)
@@ -470,7 +474,7 @@ export function createBus(options: BusOptions) {
         ready: this.ready(),
         subscriptions,
         bridges: this.bridges(),
-        outbox: await measureOutbox(),
+        outbox: await store.read(measureOutbox),
         timers: Number(pending!.count),
       }
     },

@@ -42,7 +42,7 @@ export type ComposeContext = {
   readonly codec: Codec
   readonly limits: Limits
   /** Throws UnavailableError `outbox_full` where so many more messages have no room. */
-  readonly refuseWhenFull: (count: number) => void
+  readonly refuseWhenFull: (count: number, tx: Tx) => Promise<void>
 }
 
 type PublicationsMark = { readonly rows: number; readonly timers: readonly Row[] }
@@ -113,7 +113,7 @@ export class Publications {
 
   /** Writes everything; the last thing before the commit. Throws UnavailableError `outbox_full`. */
   async write(tx: Tx): Promise<void> {
-    if (this.rows.length > 0) this.context.refuseWhenFull(this.rows.length)
+    if (this.rows.length > 0) await this.context.refuseWhenFull(this.rows.length, tx)
     for (const timer of this.timers) {
       await tx.run(sql`
         insert into bus_timer (id, due_at, message_id, type, message_key, headers, body)

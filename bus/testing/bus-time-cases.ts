@@ -390,6 +390,31 @@ export function timeCases(check: Check): void {
   )
 
   check(
+    'B10 a bus that only publishes takes more again once another process has sent what filled the outbox',
+    async (stage) => {
+      const clerk = await stage.run('clerk', (bus, { hears }) => bus.subscribe(said, hears()))
+      const shop = await stage.run('shop', () => {}, { start: false, limits: { outboxMessagesMax: 10 } })
+      const publish = (number: number) => shop.bus.publish(said, { about: 'a', number })
+      for (let number = 1; number <= 10; number++) await publish(number)
+      await assert.rejects(publish(11), { code: 'outbox_full' })
+      await stage.run('shop', () => {})
+      await stage.until(async () => (await stage.heard(clerk)).length === 10)
+      await stage.until(() =>
+        publish(11).then(
+          () => true,
+          () => false,
+        ),
+      )
+      await stage.until(async () => (await stage.heard(clerk)).length === 11)
+      assert.deepEqual(
+        await stage.numbers(clerk),
+        Array.from({ length: 11 }, (_, index) => index + 1),
+      )
+    },
+    'acrossProcesses',
+  )
+
+  check(
     'B10 of many due retries with slow work outside so many are claimed as can begin: each is done, and once',
     async (stage) => {
       const keys = keysOf(200)

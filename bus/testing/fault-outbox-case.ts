@@ -5,19 +5,22 @@ import { type FaultStage, together } from './fault-stage.ts'
 import type { FaultCheck } from './fault-suite.ts'
 
 const WRITERS = 64
-const TRANSACTIONS = 12
-const WORDS_IN_TRANSACTION = 3
+/** Of one writer, for each word in a transaction. */
+const TRANSACTIONS_PER_WORD = 4
 /** Every so many transactions is rolled back. */
 const ROLLED_BACK_EVERY = 5
 const RELAYS = 4
 /** Milliseconds between a transaction's publication and its end, by chance. */
 const COMMIT_DELAY_MAX_MS = 12
-/** Numbers of one writer: its own thousand. */
-const RANGE = 1_000
+/** Numbers of one writer: its own million. */
+const RANGE = 1_000_000
 const LONG = WRITERS + 1
 const IDLE = WRITERS + 2
 
-export function registerOutboxCase(check: FaultCheck): void {
+/** @param words How many are said, about; a fifth of them is rolled back. */
+export function registerOutboxCase(check: FaultCheck, words: number): void {
+  const wordsInTransaction = Math.max(1, Math.round(Math.sqrt(words / WRITERS / TRANSACTIONS_PER_WORD)))
+  const transactions = Math.max(1, Math.round(words / WRITERS / wordsInTransaction))
   check(
     'F3 B1 64 writers commit in any order, some roll back, one stays open long, one for ever; the relay is restarted: none is skipped',
     async (stage, { bounds, diagnostic }) => {
@@ -48,7 +51,7 @@ export function registerOutboxCase(check: FaultCheck): void {
           // Two connections of one process to an embedded database would wait for each other.
           const carrier = await stage.openTeller(sideBySide ? {} : { store: bus.store })
           await carrier.bus.start()
-          const share = (WRITERS * TRANSACTIONS * WORDS_IN_TRANSACTION * relay) / RELAYS / 2
+          const share = (WRITERS * transactions * wordsInTransaction * relay) / RELAYS / 2
           await eventually(async () => (await stage.heardCount()) >= share, {
             timeoutMs: bounds.arrivesWithinMs,
             message: `relay ${relay} carried too little`,
@@ -58,20 +61,20 @@ export function registerOutboxCase(check: FaultCheck): void {
       }
 
       async function write(writer: number): Promise<void> {
-        for (let index = 0; index < TRANSACTIONS; index++) {
-          const words = Array.from({ length: WORDS_IN_TRANSACTION }, (_, place) => ({
+        for (let index = 0; index < transactions; index++) {
+          const said = Array.from({ length: wordsInTransaction }, (_, place) => ({
             key: `w${writer}`,
-            n: writer * RANGE + index * WORDS_IN_TRANSACTION + place,
+            n: writer * RANGE + index * wordsInTransaction + place,
             act: 'write' as const,
           }))
           const rollsBack = (writer + index) % ROLLED_BACK_EVERY === 0
           const work = bus.transaction(async (context) => {
-            await sayIn(context, words)
+            await sayIn(context, said)
             await new Promise((resolve) => setTimeout(resolve, sideBySide ? Math.random() * COMMIT_DELAY_MAX_MS : 0))
             if (rollsBack) throw new Error('rolled back')
           })
           if (rollsBack) await assert.rejects(work, { message: 'rolled back' })
-          else committed.push(...(await work.then(() => words.map(({ n }) => n))))
+          else committed.push(...(await work.then(() => said.map(({ n }) => n))))
         }
       }
 

@@ -1,4 +1,7 @@
-/** The stores of the fault suites' modules: `settings.store` says which, `settings.postgresUrl` where. */
+/**
+ * The stores of the fault suites' modules: `settings.store` says which, `settings.postgresUrl` where, and
+ * `settings.idleInTransactionTimeoutMs` how long a transaction may stand still there.
+ */
 import { join } from 'node:path'
 import type { Store } from '../store.ts'
 import { postgresStore } from '../stores/postgres.ts'
@@ -9,9 +12,12 @@ import { dropSchemas } from './postgres-world.ts'
 export function openStoreOf({ directory, name, settings }: FaultPlace): (service: string) => Store {
   return (service) =>
     settings.store === 'postgres'
-      ? postgresStore(settings.postgresUrl!, { schema: schemaOf(name, service) })
+      ? postgresStore(settings.postgresUrl!, { schema: schemaOf(name, service), ...idleLimit(settings) })
       : sqliteStore(join(directory, `${service}.db`))
 }
+
+const idleLimit = ({ idleInTransactionTimeoutMs }: FaultPlace['settings']) =>
+  idleInTransactionTimeoutMs ? { idleInTransactionTimeoutMs: Number(idleInTransactionTimeoutMs) } : {}
 
 export async function eraseStores({ name, settings }: FaultPlace): Promise<void> {
   if (settings.store !== 'postgres') return

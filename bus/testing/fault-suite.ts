@@ -39,6 +39,8 @@ export type FaultSuiteOptions = {
   deletions?: Readonly<Record<string, (place: FaultPlace) => Promise<void>>>
   /** F2: what makes the broker refuse, by its name; the function that it answers undoes it. */
   refusals?: Readonly<Record<string, (place: FaultPlace) => Promise<() => Promise<void>>>>
+  /** F3: how many words are written, about; 2,304 by default. Its bounds grow with it. */
+  outboxWords?: number
   bounds?: Partial<FaultBounds>
 }
 
@@ -67,12 +69,18 @@ export type FaultCheck = (title: string, run: (stage: FaultStage, context: Fault
 /** The cases in which the store has a part of its own: for the second store of a transport that runs them all with the first. */
 export const STORE_MATTERS = /^F(3|5|8)/
 
+const OUTBOX_WORDS = 2_304
 /** A broker that starts twice on a busy machine needs more than a case of other suites. */
 const CASE_TIMEOUT_MS = 180_000
+/** A word of F3 beyond OUTBOX_WORDS may take so long more. */
+const WORD_MS = 1.5
 
 export function faultSuite(name: string, options: FaultSuiteOptions, runner: SuiteRunner = {}): void {
+  const outboxWords = options.outboxWords ?? OUTBOX_WORDS
+  const moreMs = Math.max(0, outboxWords - OUTBOX_WORDS) * WORD_MS
   const bounds = { ...defaultBounds, ...options.bounds }
-  const register = caseRegistrar(name, runner, CASE_TIMEOUT_MS)
+  bounds.arrivesWithinMs += moreMs
+  const register = caseRegistrar(name, runner, CASE_TIMEOUT_MS + moreMs)
   const check: FaultCheck = (title, run) =>
     register(title, async (world, context) => {
       const stage = new FaultStage(world, options, bounds)
@@ -88,6 +96,6 @@ export function faultSuite(name: string, options: FaultSuiteOptions, runner: Sui
     registerConnectionCases(check, options.broker)
     registerDeletionCases(check, options)
   }
-  registerOutboxCase(check)
+  registerOutboxCase(check, outboxWords)
   registerProcessCases(check)
 }
