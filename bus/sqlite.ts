@@ -4,8 +4,6 @@ import { BusError, UnavailableError } from './errors.ts'
 
 /** How long a writer waits for another process's commit. */
 const BUSY_TIMEOUT_MS = 10_000
-/** The write-ahead log is folded back into the file after this many pages of 4 KiB. */
-const CHECKPOINT_PAGES = 10_000
 const CACHE_KIB = 2_048
 
 /** Opens for writing: write-ahead log, and every commit on disk before it answers. */
@@ -14,7 +12,7 @@ export function openDatabase(path: string): DatabaseSync {
     const database = new DatabaseSync(path, { timeout: BUSY_TIMEOUT_MS })
     try {
       database.exec(`pragma journal_mode = wal; pragma synchronous = full; pragma cache_size = -${CACHE_KIB};
-        pragma wal_autocheckpoint = ${CHECKPOINT_PAGES}; pragma temp_store = memory; pragma foreign_keys = on`)
+        pragma temp_store = memory; pragma foreign_keys = on`)
     } catch (error) {
       database.close()
       throw error
