@@ -16,7 +16,7 @@ import { BusError } from '../errors.ts'
 import type { ConsumeOptions, Delivery } from '../transport.ts'
 import type { Link } from './rabbitmq-link.ts'
 import type { Answer, RollCall } from './rabbitmq-roll-call.ts'
-import { Registration, type ShardDelivery } from './rabbitmq-shard.ts'
+import { type Entry, Registration } from './rabbitmq-shard.ts'
 import { messageOf } from './rabbitmq-wire.ts'
 import { Window } from './window.ts'
 
@@ -80,7 +80,7 @@ export class Reader {
   }
 
   ack(deliveries: readonly Delivery[]): void {
-    for (const { entry } of deliveries as readonly ShardDelivery[]) {
+    for (const { entry } of deliveries as readonly Entry[]) {
       if (!entry.registration.finish(entry, this.window)) continue
       this.touched.add(entry.registration)
     }

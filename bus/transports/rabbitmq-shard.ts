@@ -15,18 +15,27 @@ import type { Link } from './rabbitmq-link.ts'
 import { publishedAt } from './rabbitmq-wire.ts'
 import { emptyHand, type Window } from './window.ts'
 
-/** What the broker handed to a registration. */
-type Entry = {
+/** What the broker handed to a registration. A consumer may hand back a copy: its `entry` is still this one. */
+export class Entry implements Delivery {
+  readonly message: WireMessage
+  readonly lease: Lease
+  readonly redelivered: boolean
   readonly registration: Registration
-  readonly delivery: ShardDelivery
   readonly tag: number
   readonly publishedAt: number | null
+  readonly entry = this
   /** The consumer is done with it. */
-  done: boolean
-}
+  done = false
 
-/** A consumer may hand back a copy; what is known of it stands in its entry. */
-export type ShardDelivery = Delivery & { readonly entry: Entry }
+  constructor(registration: Registration, received: ConsumeMessage, message: WireMessage) {
+    this.message = message
+    this.lease = registration.lease
+    this.redelivered = received.fields.redelivered
+    this.registration = registration
+    this.tag = received.fields.deliveryTag
+    this.publishedAt = publishedAt(received)
+  }
+}
 
 export type RegistrationOptions = {
   readonly link: Link
@@ -46,6 +55,10 @@ export type RegistrationOptions = {
  * stands only if whoever is next takes all of them at once: everybody must prefetch alike, whatever its window is.
  */
 export const PREFETCH = 500
+
+/** The broker writes every acknowledgement into its log, so they leave so many at once, or what there is after a moment. */
+const ACK_MESSAGES = PREFETCH >> 2
+const ACK_MS = 2
 
 /** Entries of a list that is consumed from its front are forgotten so many at a time. */
 const FORGET_AT_ONCE = 1_024
@@ -70,6 +83,7 @@ export class Registration {
   /** The broker ended it: the queue is no more, or was moved. */
   cancelled = false
   private drained: (() => void) | undefined
+  private acknowledging: NodeJS.Timeout | undefined
 
   private constructor(options: RegistrationOptions, channel: Channel) {
     this.options = options
@@ -100,10 +114,10 @@ export class Registration {
   takeInto(deliveries: Delivery[], window: Window): void {
     if (this.draining || this.closed) return
     for (; this.next < this.entries.length; this.next++) {
-      const { delivery } = this.entries[this.next]!
-      if (!window.hasRoomFor(delivery.message)) return
-      window.take(this.hand, delivery.message)
-      deliveries.push(delivery)
+      const entry = this.entries[this.next]!
+      if (!window.hasRoomFor(entry.message)) return
+      window.take(this.hand, entry.message)
+      deliveries.push(entry)
     }
   }
 
@@ -111,7 +125,7 @@ export class Registration {
   finish(entry: Entry, window: Window): boolean {
     if (this.closed || entry.done) return false
     entry.done = true
-    window.release(this.hand, entry.delivery.message)
+    window.release(this.hand, entry.message)
     this.finished++
     if (this.draining && this.hand.messages === 0) this.drained?.()
     return true
@@ -119,8 +133,14 @@ export class Registration {
 
   /** S1 */
   flush(): void {
-    if (this.closed || this.draining || this.finished === 0) return
-    this.acknowledge(PREFETCH >> 2)
+    if (this.finished >= ACK_MESSAGES) this.acknowledgeOpen()
+    else this.acknowledging ??= setTimeout(() => this.acknowledgeOpen(), ACK_MS)
+  }
+
+  private acknowledgeOpen(): void {
+    clearTimeout(this.acknowledging)
+    this.acknowledging = undefined
+    if (!this.closed && !this.draining) this.acknowledge(ACK_MESSAGES)
   }
 
   /** Resolves when the consumer is done with all that it took. */
@@ -173,19 +193,13 @@ export class Registration {
       return
     }
     const wire = this.options.messageOf(message)
-    if (wire) this.keep(message, wire)
-    else {
+    if (wire) {
+      this.entries.push(new Entry(this, message, wire))
+      this.options.arrived()
+    } else {
       this.nameless.add(message.fields.deliveryTag)
       this.options.nameless(message, this)
     }
-  }
-
-  private keep(message: ConsumeMessage, wire: WireMessage): void {
-    const { deliveryTag: tag, redelivered } = message.fields
-    const delivery = { message: wire, lease: this.lease, redelivered } as ShardDelivery & { entry: Entry }
-    delivery.entry = { registration: this, delivery, tag, publishedAt: publishedAt(message), done: false }
-    this.entries.push(delivery.entry)
-    this.options.arrived()
   }
 
   private end(): void {

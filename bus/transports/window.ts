@@ -43,10 +43,10 @@ export class Window {
   }
 
   private add(hand: Hand, messages: number, bytes: number): void {
-    for (const each of [hand, this.all]) {
-      each.messages += messages
-      each.bytes += bytes
-    }
+    hand.messages += messages
+    hand.bytes += bytes
+    this.all.messages += messages
+    this.all.bytes += bytes
   }
 }
 
