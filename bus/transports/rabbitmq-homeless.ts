@@ -2,11 +2,11 @@
  * What found no queue, because somebody had deleted the one of its shard and the first too, lies in `<s>.dead`. It is brought
  * home when they are made again.
  *
- * H1 Before a queue is bound again: so it stands before what is published later, and the order of each key is kept.
+ * H1 Before a queue is bound again: so it stands before what is published later, and the order of each key is kept (but H3).
  * H2 It is taken away from `<s>.dead` once its queue has confirmed it; a death between the two doubles it, and the inbox
  *    knows it again. What the broker rejected stays where it is.
- * H3 And once more after the queue is bound, for what came between the last look and the binding: it is not lost, but may
- *    stand behind what was published right after it.
+ * H3 And once more after the queue is bound, for what came between the last look and the binding, or was still on its way: it is
+ *    not lost, but may stand behind what was published right after it. How many that can be is said.
  */
 import type { ConfirmChannel } from 'amqplib'
 import type { Link } from './rabbitmq-link.ts'

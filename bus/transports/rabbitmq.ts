@@ -371,8 +371,8 @@ class Rabbitmq implements RabbitmqTransport {
       const count = await bringHome(this.consuming, this.names, { name, shards })
       if (count > 0)
         this.log.warn(
-          { subscription: name, count },
-          'messages that had found no queue were brought home from its dead ones',
+          { subscription: name, outOfOrderMax: count },
+          'messages that had found no queue were brought home from its dead ones; some may stand behind later ones of their keys',
         )
     }
     await declareQueues(channel, this.names, { name, shards, major }, home)
