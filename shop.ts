@@ -18,6 +18,7 @@ import {
   sqliteTransport,
   systemClock,
   type Transport,
+  UnavailableError,
 } from '@shopsphere/bus'
 import { allEvents } from '@shopsphere/contracts'
 import { createTokens, type Tokens } from '@shopsphere/runtime/auth'
@@ -81,6 +82,8 @@ export type ShopOptions = {
   openStore?: (service: string) => Store
   /** Where spans go, in place of OTEL_EXPORTER_OTLP_ENDPOINT. */
   spans?: SpanExporter
+  /** Hears, at each try, which server is waited for and why. */
+  onWait?: (reason: string) => void
 }
 
 export type Shop = AsyncDisposable & {
@@ -113,6 +116,7 @@ export async function startShop(options: ShopOptions = {}): Promise<Shop> {
   let waitsFor = 'this process is starting'
   const onWait = (reason: string) => {
     waitsFor = reason
+    options.onWait?.(reason)
   }
   try {
     // Before anything else is begun: a port may be taken, and what is waited for below may take minutes.
@@ -125,8 +129,8 @@ export async function startShop(options: ShopOptions = {}): Promise<Shop> {
     // A file answers at once or says what is wrong; a server may start after us.
     const isServer = options.transport !== undefined || config.broker.scheme !== 'sqlite'
     const withBroker = (work: () => Promise<void>) =>
-      isServer ? patiently('the broker', work, { clock, log, onWait }) : work()
-    await withBroker(() => transport.open())
+      isServer ? patiently('the broker (BROKER_URL)', work, { clock, log, onWait }) : work()
+    await withBroker(() => transport.open()).catch(refusedBroker)
     const traces = await openTraces(environment, log, options.spans)
     if (traces) opened.push(() => traces.close())
     const { services, hears } = await prepareServices({
@@ -167,6 +171,13 @@ export async function startShop(options: ShopOptions = {}): Promise<Shop> {
     for (const close of opened.toReversed()) await close().catch(() => {})
     throw error instanceof BusError ? new StartError(error.message, { cause: error }) : error
   }
+}
+
+/** What the broker refuses is mostly the address's fault, and it knows nothing of where that stands. */
+function refusedBroker(error: unknown): never {
+  throw error instanceof BusError && !(error instanceof UnavailableError)
+    ? new BusError(error.code, `BROKER_URL: ${error.message}`, { cause: error })
+    : error
 }
 
 function readWholeConfig(environment: Readonly<Record<string, string | undefined>>, { inMemory }: ShopOptions): Config {

@@ -58,7 +58,11 @@ export async function runOutage(course: Course): Promise<Outcome> {
   const { environment, signal, progress } = course
   await using parts = new AsyncDisposableStack()
   const start = async (services: readonly string[]) => {
-    const part = await startShopPart({ ...environment, SERVICES: services.join(',') })
+    signal.throwIfAborted()
+    const part = await startShopPart(
+      { ...environment, SERVICES: services.join(',') },
+      { signal, onWait: progress.note },
+    )
     parts.defer(() => part.kill())
     return part
   }

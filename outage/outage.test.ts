@@ -8,13 +8,22 @@ import { picture } from './picture.ts'
 const ORDERS = 200
 const TIMEOUT_MS = 180_000
 
-async function run(argv: string[], environment: Record<string, string> = {}) {
+async function run(
+  argv: string[],
+  environment: Record<string, string> = {},
+  { onError = () => {}, signal }: { onError?: (written: string) => void; signal?: AbortSignal } = {},
+) {
   const out = { stdout: '', stderr: '' }
   const status = await outage(argv, {
     stdout: { write: (text: string) => (out.stdout += text) },
-    stderr: { write: (text: string) => (out.stderr += text) },
+    stderr: {
+      write(text: string) {
+        out.stderr += text
+        onError(out.stderr)
+      },
+    },
     environment: { PATH: process.env.PATH, ...environment },
-    signal: AbortSignal.timeout(TIMEOUT_MS),
+    signal: signal ?? AbortSignal.timeout(TIMEOUT_MS),
   })
   return { status, ...out }
 }
@@ -64,6 +73,16 @@ test('an environment that is wrong is said as the shop says it', async () => {
   const { status, stderr } = await run([], { BROKER_URL: 'carrier-pigeon:' })
   assert.equal(status, 2, stderr)
   assert.match(stderr, /outage: BROKER_URL is 'carrier-pigeon:'/)
+})
+
+test('a broker that is not there: it is said what is waited for, and the waiting can be ended', async () => {
+  const waiting = new AbortController()
+  const onError = (written: string) => {
+    if (/broker \(BROKER_URL\) is not there yet and is waited for: .*ECONNREFUSED/.test(written)) waiting.abort()
+  }
+  const { status, stderr } = await run([], { BROKER_URL: 'redis://127.0.0.1:1' }, { onError, signal: waiting.signal })
+  assert.equal(waiting.signal.aborted, true, stderr)
+  assert.notEqual(status, 0)
 })
 
 const normal = [

@@ -3,7 +3,7 @@ import { StartError } from '@shopsphere/runtime/start-error'
 import { startShop } from '../shop.ts'
 
 try {
-  const shop = await startShop()
+  const shop = await startShop({ onWait: (waits) => process.send?.({ waits }) })
   process.once('disconnect', () => void shop.close())
   process.send?.({ url: shop.url })
 } catch (error) {

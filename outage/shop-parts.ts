@@ -16,11 +16,17 @@ export type ShopPart = {
   close(): Promise<void>
 }
 
-/** What shop-part.ts says: where it answers, or why it cannot. */
-type Said = { url?: string; refused?: string; exitCode?: 1 | 2 }
+/** What shop-part.ts says: what it waits for, and then where it answers, or why it cannot. */
+type Said = { waits?: string; url?: string; refused?: string; exitCode?: 1 | 2 }
 
-/** @param environment of the process, as main.ts reads it. Throws StartError where that or the machine refuses. */
-export async function startShopPart(environment: NodeJS.ProcessEnv): Promise<ShopPart> {
+/**
+ * @param environment of the process, as main.ts reads it. Throws StartError where that or the machine refuses.
+ * @param options.onWait hears what it waits for, at each try; `signal` ends the waiting
+ */
+export async function startShopPart(
+  environment: NodeJS.ProcessEnv,
+  { signal, onWait }: { signal: AbortSignal; onWait: (reason: string) => void },
+): Promise<ShopPart> {
   const child = fork(new URL('./shop-part.ts', import.meta.url), { env: environment })
   const ended = once(child, 'exit')
   let asked = false
@@ -29,7 +35,11 @@ export async function startShopPart(environment: NodeJS.ProcessEnv): Promise<Sho
     throw new Error(`the process of ${environment.SERVICES} ended by itself (${child.exitCode ?? child.signalCode})`)
   })
   died.catch(() => {}) // whoever waits hears of it
-  const [{ url, refused, exitCode }] = (await Promise.race([once(child, 'message'), died])) as [Said]
+  const aborted = once(signal, 'abort').then(() => Promise.reject(signal.reason))
+  const { url, refused, exitCode } = await Promise.race([started(child, onWait), died, aborted]).catch((error) => {
+    child.kill('SIGKILL')
+    throw error
+  })
   if (refused !== undefined) throw new StartError(refused, { exitCode: exitCode ?? 1 })
   return {
     url: url!,
@@ -45,6 +55,15 @@ export async function startShopPart(environment: NodeJS.ProcessEnv): Promise<Sho
       await closed(child, ended)
     },
   }
+}
+
+function started(child: ChildProcess, onWait: (reason: string) => void): Promise<Said> {
+  return new Promise((resolve) => {
+    child.on('message', (said: Said) => {
+      if (said.waits === undefined) resolve(said)
+      else onWait(said.waits)
+    })
+  })
 }
 
 async function closed(child: ChildProcess, ended: Promise<unknown>): Promise<void> {

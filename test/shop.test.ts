@@ -185,7 +185,7 @@ test('a broker that comes later is waited for, and the shop starts by itself whe
     PORT,
   })
   const { child, out } = main
-  const waited = () => out.stdout.match(/the broker is not there yet and is waited for/g)?.length ?? 0
+  const waited = () => out.stdout.match(/the broker \(BROKER_URL\) is not there yet and is waited for/g)?.length ?? 0
   await eventually(() => waited() >= 3 || child.exitCode !== null, { timeoutMs: 30_000 })
   assert.equal(child.exitCode, null, out.stderr)
   const at = (path: string) => fetch(`http://127.0.0.1:${PORT}${path}`)
@@ -194,7 +194,7 @@ test('a broker that comes later is waited for, and the shop starts by itself whe
   assert.equal(ready.status, 503)
   assert.match(
     await ready.text(),
-    /"redis","ready":false,"reason":"the broker is not there yet and is waited for: .*ECONNREFUSED/,
+    /"redis","ready":false,"reason":"the broker \(BROKER_URL\) is not there yet and is waited for: .*ECONNREFUSED/,
   )
   const products = await at('/api/products')
   assert.deepEqual([products.status, products.headers.get('retry-after')], [503, '2'])
@@ -202,6 +202,17 @@ test('a broker that comes later is waited for, and the shop starts by itself whe
   await eventually(() => /answers at/.test(out.stdout) || child.exitCode !== null, { timeoutMs: 30_000 })
   assert.equal(child.exitCode, null, out.stderr)
   assert.equal((await at('/health/ready')).status, 200)
+})
+
+test('what the broker refuses ends the start, and it is said which setting to look at', async (context) => {
+  await using world = await createWorld()
+  const { url, skip } = await needs('rabbitmq')
+  if (skip) return context.skip(skip)
+  const BROKER_URL = new URL(url)
+  BROKER_URL.pathname = '/nowhere'
+  const { code, stderr } = await refused({ DATA_DIR: join(world.directory, 'data'), BROKER_URL: BROKER_URL.href })
+  assert.equal(code, 1, stderr)
+  assert.match(stderr, /BROKER_URL: RabbitMQ refuses: the virtual host 'nowhere'; name a virtual host that exists/)
 })
 
 test('a process that waits for its broker ends at once when asked to', async () => {

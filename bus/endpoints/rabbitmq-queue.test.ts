@@ -167,7 +167,10 @@ rabbitmqTest(
     const missing = new URL(url)
     missing.pathname = '/missing'
     const elsewhere = rabbitmqQueue(String(missing), { queue: world.name })
-    const refused = { code: 'transport_refused', message: /refused \(the virtual host\): check .* the virtual host/ }
+    const refused = {
+      code: 'transport_refused',
+      message: /refused \(the virtual host 'missing'\): check .* the virtual host/,
+    }
     await assert.rejects(elsewhere.open({ log: silentLog }), refused)
     await elsewhere.close()
     const nowhere = rabbitmqQueue('amqp://127.0.0.1:1', { queue: world.name })

@@ -82,7 +82,7 @@ export function rabbitmqQueue(url: string, options: RabbitmqQueueOptions): Endpo
       reply === 406
         ? `it was declared otherwise than durable ${durable}, arguments ${JSON.stringify(queueArguments)}: say what the others say, or take it as it is with declare: false (in an address ?declare=no)`
         : 'check the user, the password, the virtual host and their rights'
-    return new BusError('transport_refused', `${name} is refused (${saidBy(error)}): ${what}`, { cause: error })
+    return new BusError('transport_refused', `${name} is refused (${saidBy(error, url)}): ${what}`, { cause: error })
   }
 
   function toArrival(channel: Channel, message: ConsumeMessage): Arrival {

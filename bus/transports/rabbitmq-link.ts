@@ -170,7 +170,8 @@ export class Link {
       this.isUp = true
       this.failure = undefined
     } catch (cause) {
-      const error = translate(cause, model === undefined && this.url.startsWith('amqp:') ? PORT_HINT : '')
+      const hint = model === undefined && this.url.startsWith('amqp:') ? PORT_HINT : ''
+      const error = translate(cause, { url: this.url, hint })
       this.failure = error
       if (this.model === model) this.model = undefined
       await model?.close().catch(() => {})
@@ -231,14 +232,19 @@ export function closedError(): BusError {
   return new BusError('bus_closed', 'this RabbitMQ transport is closed; make another one')
 }
 
-/** What the server or the socket said, as one of ours: what waiting cannot mend is `transport_refused`. */
-export function translate(cause: unknown, hint = ''): BusError {
+/**
+ * What the server or the socket said, as one of ours: what waiting cannot mend is `transport_refused`.
+ *
+ * @param url where the connection was being opened
+ * @param hint for a connection that was closed
+ */
+export function translate(cause: unknown, { url, hint = '' }: { url?: string; hint?: string } = {}): BusError {
   if (cause instanceof BusError) return cause
   const encryption = refusedEncryption('RabbitMQ', cause)
   if (encryption) return encryption
   const { message, code } = cause as Error & { code?: unknown }
   const advice = advices[replyOf(cause) ?? 0]
-  if (advice) return new BusError('transport_refused', `RabbitMQ refuses: ${saidBy(cause)}; ${advice}`, { cause })
+  if (advice) return new BusError('transport_refused', `RabbitMQ refuses: ${saidBy(cause, url)}; ${advice}`, { cause })
   const text = message || String(code)
   return new UnavailableError('transport_unavailable', `RabbitMQ: ${text}${CLOSED.test(text) ? hint : ''}`, { cause })
 }

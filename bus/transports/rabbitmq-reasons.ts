@@ -13,10 +13,15 @@ export function replyOf(error: unknown): number | undefined {
   return written === undefined ? undefined : Number(written)
 }
 
-/** The server's own sentence, without the client's words around it. */
-export function saidBy(error: unknown): string {
+/**
+ * The server's own sentence, without the client's words around it.
+ *
+ * @param url of the connection, for what the client keeps to itself
+ */
+export function saidBy(error: unknown, url?: string): string {
   const { message } = error as Error
-  return (
-    /with message "(.*)"$/s.exec(message)?.[1] ?? (message.includes(REFUSED_AT_OPEN) ? 'the virtual host' : message)
-  )
+  if (url !== undefined && message.includes(REFUSED_AT_OPEN)) return `the virtual host '${virtualHostOf(url)}'`
+  return /with message "(.*)"$/s.exec(message)?.[1] ?? message
 }
+
+const virtualHostOf = (url: string) => decodeURIComponent(new URL(url).pathname.slice(1)) || '/'

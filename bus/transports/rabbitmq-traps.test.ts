@@ -408,7 +408,10 @@ check('refused for good: credentials, virtual host, a queue made otherwise; and 
   await assert.rejects(rabbitmqTransport(wrong.href).open(), { code: 'transport_refused', message: /password/ })
   const elsewhere = new URL(url)
   elsewhere.pathname = '/nowhere'
-  await assert.rejects(rabbitmqTransport(elsewhere.href).open(), { code: 'transport_refused', message: /virtual host/ })
+  await assert.rejects(rabbitmqTransport(elsewhere.href).open(), {
+    code: 'transport_refused',
+    message: /the virtual host 'nowhere'/,
+  })
   assert.throws(() => rabbitmqTransport('http://localhost'), { code: 'invalid_argument' })
   const channel = await stranger(world)
   await channel.assertQueue(`${prefix}other.1`, { durable: true })
