@@ -18,7 +18,6 @@ import {
   sqliteTransport,
   systemClock,
   type Transport,
-  UnavailableError,
 } from '@shopsphere/bus'
 import { allEvents } from '@shopsphere/contracts'
 import { createTokens, type Tokens } from '@shopsphere/runtime/auth'
@@ -130,7 +129,7 @@ export async function startShop(options: ShopOptions = {}): Promise<Shop> {
     const isServer = options.transport !== undefined || config.broker.scheme !== 'sqlite'
     const withBroker = (work: () => Promise<void>) =>
       isServer ? patiently('the broker (BROKER_URL)', work, { clock, log, onWait }) : work()
-    await withBroker(() => transport.open()).catch(refusedBroker)
+    await withBroker(() => transport.open()).catch(options.transport ? undefined : refusedBroker)
     const traces = await openTraces(environment, log, options.spans)
     if (traces) opened.push(() => traces.close())
     const { services, hears } = await prepareServices({
@@ -175,7 +174,7 @@ export async function startShop(options: ShopOptions = {}): Promise<Shop> {
 
 /** What the broker refuses is mostly the address's fault, and it knows nothing of where that stands. */
 function refusedBroker(error: unknown): never {
-  throw error instanceof BusError && !(error instanceof UnavailableError)
+  throw error instanceof BusError && error.code === 'transport_refused'
     ? new BusError(error.code, `BROKER_URL: ${error.message}`, { cause: error })
     : error
 }

@@ -1,6 +1,6 @@
 /**
  * The RabbitMQ transport beside raw amqplib on the same server in the same run: persistent messages of 400 bytes, confirmed
- * by quorum queues, 1,000 unconfirmed at a time; then consumed, from the first that arrives until the last is acknowledged, ours
+ * by quorum queues, 1,000 unconfirmed at a time; then consumed, timed from the first that arrives until the last is acknowledged, ours
  * with acknowledgements up to the lowest unfinished, raw with one for each message.
  *
  * Raw publishes in two ways: to one queue, which is the least that a server can be asked for, and routed as ours are, through
@@ -71,7 +71,10 @@ const measure: Record<Way, (url: string) => Promise<Rates>> = { ours, raw, route
 
 type Rates = { publish: number; consume: number }
 
-const perSecond = (begin: number) => MESSAGES / ((performance.now() - begin) / 1_000)
+/** When it began, and how many messages had come by then. */
+type Clock = { begin: number; before: number }
+
+const perSecond = ({ begin, before }: Clock) => (MESSAGES - before) / ((performance.now() - begin) / 1_000)
 
 async function ours(url: string): Promise<Rates> {
   const prefix = `bench-${randomUUID().slice(0, 8)}.`
@@ -85,21 +88,21 @@ async function ours(url: string): Promise<Rates> {
     const begin = performance.now()
     const batches = Array.from({ length: MESSAGES / BATCH }, (_, n) => messages.slice(n * BATCH, (n + 1) * BATCH))
     await Promise.all(batches.map((batch) => transport.publish(batch)))
-    const publish = perSecond(begin)
+    const publish = perSecond({ begin, before: 0 })
 
     const all = Promise.withResolvers<void>()
     let received = 0
-    let consumeBegin = 0
+    let clock: Clock | undefined
     const receive = (deliveries: Delivery[]) => {
-      consumeBegin ||= performance.now()
       received += deliveries.length
+      clock ??= { begin: performance.now(), before: received }
       consumer.ack(deliveries)
       if (received === MESSAGES) all.resolve()
     }
     const consumer = await transport.consume('archive', { windowMax: PREFETCH, receive })
     await all.promise
     await consumer.close() // acknowledged on the broker too
-    return { publish, consume: perSecond(consumeBegin) }
+    return { publish, consume: perSecond(clock!) }
   } finally {
     await transport.close()
     await eraseRabbitmq(url, prefix)
@@ -177,13 +180,13 @@ async function rawPublish(model: ChannelModel, target: (n: number) => Target): P
   const begin = performance.now()
   fill()
   await done.promise
-  const rate = perSecond(begin)
+  const rate = perSecond({ begin, before: 0 })
   await channel.close()
   return rate
 }
 
 async function rawConsume(model: ChannelModel, queues: readonly string[]): Promise<number> {
-  let begin = 0
+  let clock: Clock | undefined
   const channel = await model.createChannel()
   await channel.prefetch(PREFETCH)
   const all = Promise.withResolvers<void>()
@@ -191,11 +194,12 @@ async function rawConsume(model: ChannelModel, queues: readonly string[]): Promi
   for (const queue of queues)
     await channel.consume(queue, (message) => {
       if (!message) return
-      begin ||= performance.now()
       channel.ack(message)
-      if (++received === MESSAGES) all.resolve()
+      received++
+      clock ??= { begin: performance.now(), before: received }
+      if (received === MESSAGES) all.resolve()
     })
   await all.promise
   await channel.close() // acknowledged on the broker too
-  return perSecond(begin)
+  return perSecond(clock!)
 }

@@ -107,6 +107,7 @@ export function createBus(options: BusOptions) {
   let closing: Promise<void> | undefined
   let waitingInOutbox = 0
   let measuredAt = Number.NEGATIVE_INFINITY
+  let measuring: Promise<unknown> | undefined
   /** From start to close: whoever only hears goes on living, whatever the clients do with their sockets. */
   let alive: NodeJS.Timeout | undefined
 
@@ -271,7 +272,15 @@ export function createBus(options: BusOptions) {
   async function refuseWhenFull(count: number, tx: Tx): Promise<void> {
     const fits = () => waitingInOutbox + count <= limits.outboxMessagesMax
     // What other processes of the service have sent is not told here: before anything is refused, it is counted.
-    if (!fits() && clock.now() - measuredAt >= limits.sweepMs) await measureOutbox(tx)
+    if (!fits() && Math.abs(clock.now() - measuredAt) >= limits.sweepMs) {
+      if (measuring) await measuring.catch(() => {})
+      else {
+        measuring = measureOutbox(tx).finally(() => {
+          measuring = undefined
+        })
+        await measuring
+      }
+    }
     if (fits()) return
     throw new UnavailableError(
       'outbox_full',

@@ -74,7 +74,7 @@ export async function runOutage(course: Course): Promise<Outcome> {
   await seen.failing.close()
   await shop.close()
   progress.note('verifying, in a whole shop on the same databases and broker')
-  return { ...seen, ...(await inWholeShop(environment, (shop) => judged(shop, seen))) }
+  return { ...seen, ...(await inWholeShop(course, (shop) => judged(shop, seen))) }
 }
 
 type Watched = Omit<Outcome, 'verdict' | 'broker'> & {
@@ -245,8 +245,8 @@ const COLUMN_NAMES = ['time', 'orders placed', 'ended', 'waiting (API)', '(/metr
 const rowOf = (cells: readonly string[]) => cells.map((cell) => cell.padStart(14)).join('')
 
 /** Opens the same databases and the same broker with every service. */
-async function inWholeShop<T>(environment: Course['environment'], work: (shop: Shop) => Promise<T>): Promise<T> {
-  await using shop = await startShop({ environment, headless: true })
+async function inWholeShop<T>({ environment, progress }: Course, work: (shop: Shop) => Promise<T>): Promise<T> {
+  await using shop = await startShop({ environment, headless: true, onWait: progress.note })
   return await work(shop)
 }
 

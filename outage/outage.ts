@@ -105,7 +105,7 @@ async function run(orders: number, folder: string, io: OutageIo): Promise<Outcom
   } finally {
     progress.end()
     await erase(environment).catch((error: unknown) =>
-      stderr.write(`outage: something stays on the servers: ${error}\n`),
+      stderr.write(`outage: what the run made on the servers could not be removed: ${error}\n`),
     )
   }
 }

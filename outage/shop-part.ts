@@ -2,8 +2,11 @@
 import { StartError } from '@shopsphere/runtime/start-error'
 import { startShop } from '../shop.ts'
 
+const leave = () => process.exit()
+process.once('disconnect', leave)
 try {
   const shop = await startShop({ onWait: (waits) => process.send?.({ waits }) })
+  process.off('disconnect', leave)
   process.once('disconnect', () => void shop.close())
   process.send?.({ url: shop.url })
 } catch (error) {

@@ -36,10 +36,13 @@ export async function startShopPart(
   })
   died.catch(() => {}) // whoever waits hears of it
   const aborted = once(signal, 'abort').then(() => Promise.reject(signal.reason))
-  const { url, refused, exitCode } = await Promise.race([started(child, onWait), died, aborted]).catch((error) => {
-    child.kill('SIGKILL')
-    throw error
-  })
+  const { url, refused, exitCode } = await Promise.race([started(child, onWait), died, aborted]).catch(
+    async (error) => {
+      child.kill('SIGKILL')
+      await ended
+      throw error
+    },
+  )
   if (refused !== undefined) throw new StartError(refused, { exitCode: exitCode ?? 1 })
   return {
     url: url!,

@@ -44,6 +44,6 @@ test('a server that refuses is not waited for, and one that never comes ends the
   assert.equal(refused.tries(), 1)
   const never = stage(() => new UnavailableError('transport_unavailable', 'nobody there'))
   await never.clock.advance(20_000)
-  assert.equal(await never.ended, 'nobody there; it was waited for 10 s. Start it, or correct its address')
+  assert.equal(await never.ended, 'the broker: nobody there; it was waited for 10 s. Start it, or correct its address')
   assert(never.tries() > 3)
 })

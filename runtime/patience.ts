@@ -36,7 +36,7 @@ async function openInTime(
       return await open()
     } catch (error) {
       if (!(error instanceof UnavailableError)) throw error
-      if (clock.now() + pauseMs > until) throw givenUp(error, patienceMs)
+      if (clock.now() + pauseMs > until) throw givenUp(what, error, patienceMs)
       const reason = `${what} is not there yet and is waited for: ${error.message}`
       onWait?.(reason)
       log.warn(reason)
@@ -45,7 +45,7 @@ async function openInTime(
   }
 }
 
-function givenUp({ code, message }: UnavailableError, patienceMs: number): UnavailableError {
+function givenUp(what: string, { code, message }: UnavailableError, patienceMs: number): UnavailableError {
   const waited = `it was waited for ${Math.round(patienceMs / 1_000)} s. Start it, or correct its address`
-  return new UnavailableError(code, `${message}; ${waited}`)
+  return new UnavailableError(code, `${what}: ${message}; ${waited}`)
 }

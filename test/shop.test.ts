@@ -224,6 +224,23 @@ test('a process that waits for its broker ends at once when asked to', async () 
   assert.equal(await main.exited, 0)
 })
 
+test('traces that are off cost nothing: of OpenTelemetry no more is loaded than the API, by the metrics library', async () => {
+  const hooks = `import { registerHooks } from 'node:module'
+    registerHooks({ load(url, context, next) {
+      if (/@opentelemetry.(?!api.)/.test(url)) process.stderr.write('loaded ' + url + '\\n')
+      return next(url, context)
+    } })`
+  const NODE_OPTIONS = `--import=data:text/javascript,${encodeURIComponent(hooks)}`
+  const loaded = async (environment: Record<string, string>) => {
+    await using world = await createWorld()
+    await using main = startMain({ DATA_DIR: join(world.directory, 'data'), NODE_OPTIONS, ...environment })
+    await main.answers()
+    return main.out.stderr.match(/^loaded /gm)?.length ?? 0
+  }
+  assert.equal(await loaded({}), 0)
+  assert.ok((await loaded({ OTEL_EXPORTER_OTLP_ENDPOINT: 'http://127.0.0.1:9' })) > 0)
+})
+
 test('where nobody reads what it writes, the shop goes on, and ends when asked to', async () => {
   await using world = await createWorld()
   const PORT = String(await freePort())

@@ -18,17 +18,25 @@ const REJECTED_HEADER = 'x-death'
 /** So many are looked through at most, since everyone else waits meanwhile. */
 const REJECTED_MAX = 1_000
 
-/** Answers how many came home. */
+export type Homecoming = {
+  count: number
+  /** Their queues hold others, or somebody consumes them: some may stand behind later ones of their keys (H3). */
+  late: boolean
+}
+
+/** @param cameHome hears of those that came home, where there are any; also where it failed in the middle */
 export async function bringHome(
   link: Link,
   names: Names,
   { name, shards }: { name: string; shards: number },
-): Promise<number> {
+  cameHome: (homecoming: Homecoming) => void,
+): Promise<void> {
   const dead = names.deadQueue(name)
   const channel = await link.confirmChannel()
+  const home: Homecoming = { count: 0, late: true }
   try {
     const { messageCount } = await link.answer('a count', channel.checkQueue(dead))
-    if (messageCount === 0) return 0
+    if (messageCount === 0) return
     // Strangers must find their routing key unchanged, so nothing can go to a queue by its name.
     const door = names.homecoming(name)
     await link.answer('an exchange', channel.assertExchange(door, 'headers', { durable: false }))
@@ -36,10 +44,18 @@ export async function bringHome(
       const matching = { 'x-match': 'all-with-x', [SHARD_HEADER]: String(shard) }
       await link.answer('a binding', channel.bindQueue(names.shard(name, shard), door, '', matching))
     }
-    const count = await moveAll(link, channel, { dead, door, messageCount })
+    await moveAll(link, channel, { dead, door, messageCount, home })
     await link.answer('the end of an exchange', channel.deleteExchange(door))
-    return count
+    let held = 0
+    let consumers = 0
+    for (let shard = 0; shard < shards; shard++) {
+      const queue = await link.answer('a count', channel.checkQueue(names.shard(name, shard)))
+      held += queue.messageCount
+      consumers += queue.consumerCount
+    }
+    home.late = consumers > 0 || held > home.count
   } finally {
+    if (home.count > 0) cameHome(home)
     await link.closeChannel(channel) // gives back what was rejected, in its order
   }
 }
@@ -47,9 +63,8 @@ export async function bringHome(
 async function moveAll(
   link: Link,
   channel: ConfirmChannel,
-  { dead, door, messageCount }: { dead: string; door: string; messageCount: number },
-): Promise<number> {
-  let count = 0
+  { dead, door, messageCount, home }: { dead: string; door: string; messageCount: number; home: Homecoming },
+): Promise<void> {
   let rejected = 0
   for (let left = messageCount; left > 0; left--) {
     const message = await link.answer('a message', channel.get(dead))
@@ -67,7 +82,6 @@ async function moveAll(
     })
     await link.answer('a confirmation', channel.waitForConfirms())
     channel.ack(message) // H2
-    count++
+    home.count++
   }
-  return count
 }

@@ -1,4 +1,5 @@
 /** What a RabbitMQ said when it refused, out of an error of its client. */
+import querystring from 'node:querystring'
 
 /** Before the connection is open, the client keeps the server's reason to itself. Only the virtual host is asked for then. */
 const REFUSED_AT_OPEN = 'Expected ConnectionOpenOk; got <ConnectionClose'
@@ -24,4 +25,4 @@ export function saidBy(error: unknown, url?: string): string {
   return /with message "(.*)"$/s.exec(message)?.[1] ?? message
 }
 
-const virtualHostOf = (url: string) => decodeURIComponent(new URL(url).pathname.slice(1)) || '/'
+const virtualHostOf = (url: string) => querystring.unescape(new URL(url).pathname.slice(1)) || '/'

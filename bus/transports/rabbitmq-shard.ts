@@ -133,14 +133,24 @@ export class Registration {
 
   /** S1 */
   flush(): void {
-    if (this.finished >= ACK_MESSAGES) this.acknowledgeOpen()
-    else this.acknowledging ??= setTimeout(() => this.acknowledgeOpen(), ACK_MS)
+    if (this.closed || this.draining || this.finished === 0) return
+    if (this.finished >= ACK_MESSAGES) this.acknowledgeNow()
+    else this.acknowledging ??= setTimeout(() => this.acknowledgeNow(), ACK_MS)
   }
 
-  private acknowledgeOpen(): void {
+  private acknowledgeNow(): void {
+    this.forgetTimer()
+    if (this.closed || this.draining) return
+    try {
+      this.acknowledge(ACK_MESSAGES)
+    } catch {
+      // The client is closing the channel already, and `end` follows: the broker takes back what it holds.
+    }
+  }
+
+  private forgetTimer(): void {
     clearTimeout(this.acknowledging)
     this.acknowledging = undefined
-    if (!this.closed && !this.draining) this.acknowledge(ACK_MESSAGES)
   }
 
   /** Resolves when the consumer is done with all that it took. */
@@ -155,6 +165,7 @@ export class Registration {
   /** S2 */
   async close(): Promise<void> {
     if (this.closed) return
+    this.forgetTimer()
     this.acknowledge(1)
     this.closed = true
     this.drained?.()
@@ -182,6 +193,7 @@ export class Registration {
     if (this.closed) return
     this.nameless.delete(message.fields.deliveryTag)
     this.channel.ack(message)
+    this.flush() // it was a hole
   }
 
   private take(message: ConsumeMessage | null): void {
@@ -204,6 +216,7 @@ export class Registration {
 
   private end(): void {
     if (this.closed) return
+    this.forgetTimer()
     this.closed = true
     this.drained?.()
     this.options.lost(this)

@@ -94,6 +94,64 @@ check('F2 one queue deleted while another subscription takes the same: nothing i
   await inbox.untilIds((seen) => seen.size === 40)
 })
 
+check(
+  'H1 B3 what found no queue is brought home before what comes later, and its order is not in doubt',
+  async (world) => {
+    const said: { outOfOrderMax?: number; count?: number }[] = []
+    const transport = await opened(world, { log: { ...silentLog, warn: (fields: object) => void said.push(fields) } })
+    await transport.declare(everything('all'))
+    const channel = await stranger(world)
+    const prefix = rabbitmqPrefix(world, url)
+    for (const shard of [0, 1, 2, 3]) await channel.deleteQueue(`${prefix}all.${shard}`)
+    const homeless = series(20, 5)
+    await transport.publish(homeless)
+    await transport.declare(everything('all'))
+    const later = series(20, 5)
+    await transport.publish(later)
+    const inbox = await consume(transport, 'all')
+    await inbox.until(40)
+    const wanted = [...homeless, ...later]
+    for (const key of ['k0', 'k1', 'k2', 'k3', 'k4']) {
+      const ofKey = new Set(ids(wanted.filter((one) => one.key === key)))
+      assert.deepEqual(
+        inbox.ids().filter((id) => ofKey.has(id)),
+        [...ofKey],
+        key,
+      )
+    }
+    assert.deepEqual(
+      said.map(({ count, outOfOrderMax }) => [count, outOfOrderMax]),
+      [[20, 0]],
+    )
+  },
+)
+
+check('S1 what was acknowledged leaves without more to come: after a cut nothing of it is there', async (world) => {
+  const acknowledgement = Buffer.from([0, 60, 0, 80]) // basic.ack
+  let received = 0
+  let left = false
+  const proxy = await proxyTo(world, (chunk, direction) => {
+    if (direction === 'to server' && received === 3 && chunk.includes(acknowledgement)) left = true
+  })
+  const transport = await opened(world, { shards: 1 }, proxy.through(url))
+  await transport.declare(everything('all'))
+  await transport.publish(series(3))
+  const consumer = await transport.consume('all', {
+    windowMax: 10,
+    receive(deliveries) {
+      received += deliveries.length
+      consumer.ack(deliveries)
+    },
+  })
+  await eventually(() => left, FACT)
+  proxy.cut()
+  const channel = await stranger(world)
+  const queue = `${rabbitmqPrefix(world, url)}all.0`
+  await eventually(async () => (await channel.checkQueue(queue)).consumerCount === 0, FACT)
+  assert.equal((await channel.checkQueue(queue)).messageCount, 0)
+  proxy.restore()
+})
+
 check('F1 cut between publish and confirm: unavailable, and published again it arrives', async (world) => {
   let cut = () => {}
   const proxy = await proxyTo(world, (chunk, direction) => {

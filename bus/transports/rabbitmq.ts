@@ -368,12 +368,11 @@ class Rabbitmq implements RabbitmqTransport {
   ): Promise<void> {
     const [major] = this.consuming.version
     const home = async () => {
-      const count = await bringHome(this.consuming, this.names, { name, shards })
-      if (count > 0)
-        this.log.warn(
-          { subscription: name, outOfOrderMax: count },
-          'messages that had found no queue were brought home from its dead ones; some may stand behind later ones of their keys',
-        )
+      await bringHome(this.consuming, this.names, { name, shards }, ({ count, late }) => {
+        const text = 'messages that had found no queue were brought home from its dead ones'
+        const fields = { subscription: name, count, outOfOrderMax: late ? count : 0 }
+        this.log.warn(fields, late ? `${text}; some may stand behind later ones of their keys` : text)
+      })
     }
     await declareQueues(channel, this.names, { name, shards, major }, home)
     await home() // what came between the last look and the binding (H3)
