@@ -13,7 +13,7 @@ import { eraseRabbitmq, needs } from '@shopsphere/bus/testing'
 import { type ChannelModel, connect } from 'amqplib'
 import { type Bench, compare, type Pair, type Result } from './result.ts'
 
-const MESSAGES = 60_000
+const MESSAGES = 120_000
 const BATCH = 500
 const KEYS = 1_000
 const WINDOW = 1_000
