@@ -8,7 +8,17 @@
  */
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process'
 import { randomInt } from 'node:crypto'
-import { accessSync, chownSync, closeSync, constants, mkdtempSync, openSync, readFileSync, rmSync } from 'node:fs'
+import {
+  accessSync,
+  chownSync,
+  closeSync,
+  constants,
+  mkdtempSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+} from 'node:fs'
 import { connect, createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { delimiter, join } from 'node:path'
@@ -19,6 +29,9 @@ const START_TIMEOUT_MS = 60_000
 /** Milliseconds for an orderly end; then it is killed. */
 const STOP_TIMEOUT_MS = 20_000
 const ANSWER_TIMEOUT_MS = 1_000
+const PAUSE_TIMEOUT_MS = 1_000
+/** A thread's state as /proc/…/stat has it behind the name: stopped, a zombie, or dead. */
+const STANDING = /^\) [TtZXx]/
 const LOG_LINES = 40
 
 export type Server = AsyncDisposable & {
@@ -32,7 +45,7 @@ export type Server = AsyncDisposable & {
   kill(): Promise<void>
   /** Stops it if it runs; then starts it. */
   restart(): Promise<void>
-  /** SIGSTOP for it and its children: connections stay and nothing answers. */
+  /** SIGSTOP for it and its children, until all stand still (Linux): connections stay and nothing answers. */
   pause(): void
   resume(): void
   /** The last lines that it wrote. */
@@ -139,7 +152,11 @@ export function createServerProcess(plan: ServerPlan): Server {
       await server.stop()
       await server.start()
     },
-    pause: () => signal('SIGSTOP'),
+    pause() {
+      if (!running()) return
+      signal('SIGSTOP')
+      untilStopped(familyOf(child!.pid!))
+    },
     resume: () => signal('SIGCONT'),
     async [Symbol.asyncDispose]() {
       await server.kill()
@@ -168,6 +185,24 @@ function signalProcess(pid: number, name: NodeJS.Signals): void {
     process.kill(pid, name)
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code !== 'ESRCH') throw error
+  }
+}
+
+/** A signal is under way for a moment, and threads on other processors go on until it is there. */
+function untilStopped(pids: readonly number[]): void {
+  const pause = new Int32Array(new SharedArrayBuffer(4))
+  for (let waitedMs = 0; waitedMs < PAUSE_TIMEOUT_MS && pids.some(isMoving); waitedMs++) Atomics.wait(pause, 0, 0, 1)
+}
+
+/** False where there is no /proc. */
+function isMoving(pid: number): boolean {
+  try {
+    return readdirSync(`/proc/${pid}/task`).some((thread) => {
+      const stat = readFileSync(`/proc/${pid}/task/${thread}/stat`, 'utf8')
+      return !STANDING.test(stat.slice(stat.lastIndexOf(')')))
+    })
+  } catch {
+    return false
   }
 }
 
