@@ -367,13 +367,12 @@ class Rabbitmq implements RabbitmqTransport {
     stale: readonly Binding[],
   ): Promise<void> {
     const [major] = this.consuming.version
-    const home = async () => {
-      await bringHome(this.consuming, this.names, { name, shards }, ({ count, late }) => {
+    const home = () =>
+      bringHome(this.consuming, this.names, { name, shards }, ({ count, late }) => {
         const text = 'messages that had found no queue were brought home from its dead ones'
         const fields = { subscription: name, count, outOfOrderMax: late ? count : 0 }
         this.log.warn(fields, late ? `${text}; some may stand behind later ones of their keys` : text)
       })
-    }
     await declareQueues(channel, this.names, { name, shards, major }, home)
     await home() // what came between the last look and the binding (H3)
     await bind(channel, this.names, { kind: 'exchange', name: this.names.subscription(name) }, bindings, stale)

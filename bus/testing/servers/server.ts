@@ -32,6 +32,7 @@ const ANSWER_TIMEOUT_MS = 1_000
 const PAUSE_TIMEOUT_MS = 1_000
 /** A thread's state as /proc/…/stat has it behind the name: stopped, a zombie, or dead. */
 const STANDING = /^\) [TtZXx]/
+const GONE = ') X'
 const LOG_LINES = 40
 
 export type Server = AsyncDisposable & {
@@ -197,12 +198,18 @@ function untilStopped(pids: readonly number[]): void {
 /** False where there is no /proc. */
 function isMoving(pid: number): boolean {
   try {
-    return readdirSync(`/proc/${pid}/task`).some((thread) => {
-      const stat = readFileSync(`/proc/${pid}/task/${thread}/stat`, 'utf8')
-      return !STANDING.test(stat.slice(stat.lastIndexOf(')')))
-    })
+    return readdirSync(`/proc/${pid}/task`).some((thread) => !STANDING.test(stateOf(`/proc/${pid}/task/${thread}`)))
   } catch {
     return false
+  }
+}
+
+function stateOf(thread: string): string {
+  try {
+    const stat = readFileSync(`${thread}/stat`, 'utf8')
+    return stat.slice(stat.lastIndexOf(')'))
+  } catch {
+    return GONE // while we looked; the others may go on
   }
 }
 
