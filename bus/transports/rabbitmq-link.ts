@@ -5,9 +5,11 @@
  *    and whoever waits on it gets an UnavailableError.
  * L2 While it is down, it is tried again with back-off and jitter until `close`; who asks meanwhile is refused at once.
  * L3 `up` is called for every connection that was made, before anybody else is given it; `down` once for each that was lost.
+ * L4 What is written in one turn of the event loop leaves in one system call; amqplib alone makes one for each message.
  *
  * Limits here are real time, whatever clock the bus runs on: the server's time is nobody's to move.
  */
+import type { Writable } from 'node:stream'
 import { type Channel, type ChannelModel, type ConfirmChannel, connect, type SocketOptions } from 'amqplib'
 import { refusedEncryption } from '../encryption.ts'
 import { BusError, UnavailableError } from '../errors.ts'
@@ -125,8 +127,7 @@ export class Link {
   /** The connection answers no more: it is dropped, and made again (L2). */
   tearDown(error: Error): void {
     // Only an error ends a stream that amqplib waits on; its `close` would ask the server first.
-    const stream = (this.model?.connection as { stream?: { destroy(error: Error): void } } | undefined)?.stream
-    stream?.destroy(error)
+    if (this.model) streamOf(this.model).destroy(error)
   }
 
   /** What whoever asks is told while there is no connection, or no room. */
@@ -182,6 +183,7 @@ export class Link {
   private adopt(model: ChannelModel): void {
     this.model = model
     this.blocked = null
+    gatherWrites(streamOf(model))
     model.on('error', () => {}) // `close` follows, with the same error
     model.on('blocked', (reason) => {
       this.blocked = reason
@@ -219,6 +221,28 @@ export class Link {
         resolve()
       }
     })
+  }
+}
+
+/** The socket, which amqplib has but does not hand out. */
+function streamOf({ connection }: ChannelModel): Writable {
+  return (connection as unknown as { readonly stream: Writable }).stream
+}
+
+/** L4 */
+export function gatherWrites(stream: Writable): void {
+  const write = stream.write.bind(stream)
+  let gathering = false
+  stream.write = (...chunk: unknown[]) => {
+    if (!gathering) {
+      gathering = true
+      stream.cork()
+      process.nextTick(() => {
+        gathering = false
+        stream.uncork()
+      })
+    }
+    return write(...(chunk as [Buffer]))
   }
 }
 

@@ -1,9 +1,9 @@
 /**
  * Publishes batches with confirmations.
  *
- * P1 At most `windowMax` messages are sent and not confirmed; batches are sent in the order of their calls. Within a batch
- *    those of one shard stand together, in their order: a queue takes them in larger pieces. Each shard has its channel,
- *    which it shares with others; the broker routes the messages of one channel one after another, those of two at once.
+ * P1 At most `windowMax` messages are sent and not confirmed; batches are sent in the order of their calls. Each shard has its
+ *    channel, which it may share with others: the broker routes the messages of one channel one after another, those of
+ *    several at once.
  * P2 A batch resolves when the broker has confirmed every message of it, or rejects with an UnavailableError: when one was
  *    refused, when the connection is lost, when no confirmation comes for `confirmMaxMs`. It always does one of them.
  * P3 Unroutable is confirmed too, after the message was returned: what came back is given to `unroutable` before the
@@ -34,7 +34,6 @@ export type PublisherOptions = {
 }
 
 type Job = {
-  /** By shard (P1). */
   readonly items: readonly Item[]
   /** Of `items`, the next to be looked at. */
   next: number
@@ -62,8 +61,8 @@ type Session = {
   readonly freed: Item[]
 }
 
-/** Enough to keep the broker's cores busy with one publisher. */
-const CHANNELS = 2
+/** Enough to keep the broker's cores busy with one publisher (P1). */
+const CHANNELS = 4
 
 export class Publisher {
   private readonly options: PublisherOptions
@@ -122,7 +121,6 @@ export class Publisher {
       }
       const shards = this.options.shards()
       for (const message of messages) items.push({ job, message, shard: shardOf(message.key ?? message.id, shards) })
-      items.sort((one, other) => one.shard - other.shard) // stable: the order within a shard stays
       this.jobs.add(job)
       this.waiting.push(job)
       this.pump()
