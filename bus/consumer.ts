@@ -16,7 +16,8 @@
  * C7 What cannot be decoded, is unknown or too new, has no handler: a dead letter with its bytes (B6).
  * C8 A commit under a lease that somebody else has taken since is refused (B8).
  * C9 A database that is away or a full disk is no attempt: the batch waits and comes again.
- * C10 A delivery that an earlier process may have died of runs alone, its attempt counted before it begins.
+ * C10 A delivery that an earlier process may have died of runs alone, its attempt counted before it begins. Such and batches
+ *    take turns, since what comes back from outside is the next batch and may never cease.
  * C11 A stranger's message may be known to the broker by another id than its envelope gives: the inbox knows it by both.
  */
 import type { Clock, Random, Timer } from './clock.ts'
@@ -204,6 +205,8 @@ export class Consumer {
   /** By shard: the epoch under which this process has committed last. */
   private readonly fenceEpochs = new Map<number, number>()
   private deferredInHand = 0
+  /** The latest batch was one that runs alone (C10). */
+  private ranAlone = false
   private holding = false
   private due: { timer: Timer; at: number } | undefined
   private claiming: Promise<void> | undefined
@@ -485,7 +488,9 @@ export class Consumer {
   /** What came back from outside, and runs of plain messages; one that an earlier process may have died of goes alone. */
   private nextBatch(): Work[] {
     const { batchMax } = this.options.limits
-    const batch = this.takeBrought(batchMax)
+    const isTurnOfSuspect = !this.ranAlone && !this.stopping && this.isSuspectNext()
+    const batch = isTurnOfSuspect ? [] : this.takeBrought(batchMax)
+    this.ranAlone = false
     if (this.stopping || batch[0]?.outsideError !== undefined) return batch // of what is new, nothing is begun any more
     while (batch.length < batchMax) {
       const key = this.ready.peek()
@@ -498,6 +503,7 @@ export class Consumer {
       }
       if (first.delivery?.redelivered && !this.holding) {
         if (batch.length > 0) break
+        this.ranAlone = true
         return [this.takeFirst(this.ready)!]
       }
       this.ready.take()
@@ -508,6 +514,12 @@ export class Consumer {
       lane.busy = taken > 0
     }
     return batch
+  }
+
+  /** C10 */
+  private isSuspectNext(): boolean {
+    const lane = this.lanes.get(this.ready.peek() ?? '')
+    return !this.holding && lane?.busy === false && lane.queue[0]?.delivery?.redelivered === true
   }
 
   private takeBrought(max: number): Work[] {
