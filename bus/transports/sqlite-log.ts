@@ -181,7 +181,9 @@ function prepareStatements(database: DatabaseSync) {
     after: prepareTuples(
       `select position, shard, type, id, message_key, headers, at, body from log where position > ? order by position limit ${READ_MAX}`,
     ),
-    heads: prepare('select position, shard, type, headers, at from log where position > ? order by position'),
+    heads: prepareTuples(
+      'select position, shard, type, headers, at from log where position > ? and position <= ? order by position',
+    ),
     oldest: prepare('select position, at from log order by position limit 1'),
     sequence: prepare("select seq from sqlite_sequence where name = 'log'"),
     size: prepare(

@@ -234,8 +234,11 @@ export class Reader {
     return owned && this.finishedTo(owned)
   }
 
-  isDone(shard: number, position: number): boolean {
-    return this.owned.get(shard)?.unfinished.isFinished((entry) => entry.position === position) ?? false
+  /** Finished, and not to be seen by the cursors. */
+  finishedBehind(): number {
+    let count = 0
+    for (const shard of this.owned.values()) count += shard.unfinished.finishedBehind()
+    return count
   }
 
   /** Took over `share` when `last` was the log's newest: no earlier owner began anything later, or beyond its reach. */

@@ -20,16 +20,9 @@ import type { WireMessage } from '../message.ts'
 import { headersText } from '../outbox.ts'
 import { matcher, SHARDS_DEFAULT, shardOf } from '../routing.ts'
 import { translate } from '../sqlite.ts'
-import type {
-  Backlog,
-  Binding,
-  ConsumeOptions,
-  Consumer,
-  SubscriptionSpec,
-  Transport,
-  TransportState,
-} from '../transport.ts'
+import type { Backlog, ConsumeOptions, Consumer, SubscriptionSpec, Transport, TransportState } from '../transport.ts'
 import { type Appender, type AppendValue, appendHere, appendInThread, type Cursor } from './sqlite-appender.ts'
+import { BacklogCounter } from './sqlite-backlog.ts'
 import { Log, type LogRow, type Member, type Share, type Statements } from './sqlite-log.ts'
 import { AHEAD_MIN, Reader } from './sqlite-reader.ts'
 
@@ -72,6 +65,7 @@ class SqliteTransport implements Transport {
   private readonly process = randomUUID()
   private log: Log | undefined
   private statements: Statements | undefined
+  private backlogs: BacklogCounter | undefined
   private readonly readers = new Map<string, Reader>()
   private jobs: Job[] = []
   private appender: Appender | undefined
@@ -108,6 +102,7 @@ class SqliteTransport implements Transport {
     this.statements = this.log.statements
     this.statements.keepSetting.run('shards', this.shards)
     this.shards = (this.statements.setting.get('shards') as { value: number }).value
+    this.backlogs = new BacklogCounter(this.shards, () => this.live().log)
     this.appender = this.capabilities.acrossProcesses
       ? appendInThread(this.path)
       : appendHere(this.path, this.log.database)
@@ -258,31 +253,10 @@ class SqliteTransport implements Transport {
   }
 
   async backlog(name: string): Promise<Backlog> {
-    const { statements } = this.live()
-    const row = statements.subscription.get(name) as { bindings: string } | undefined
-    if (!row) throw new BusError('not_found', `no subscription '${name}'`)
-    const matches = matcher(JSON.parse(row.bindings) as Binding[])
-    const reader = this.readers.get(name)
-    const cursors = new Map<number, number>()
-    for (const share of statements.shares.all(name) as Share[])
-      cursors.set(share.shard, reader?.cursorOf(share.shard) ?? share.position)
-    let waiting = 0
-    let oldestAt: number | null = null
-    const head = cursors.size === 0 ? Number.MAX_SAFE_INTEGER : Math.min(...cursors.values())
-    for (const row of statements.heads.iterate(head) as Iterable<{
-      position: number
-      shard: number
-      type: string
-      headers: string
-      at: number
-    }>) {
-      if (row.position <= (cursors.get(row.shard) ?? 0)) continue
-      if (reader?.isDone(row.shard, row.position)) continue
-      if (!matches({ type: row.type, headers: row.headers === '{}' ? {} : JSON.parse(row.headers) })) continue
-      waiting += 1
-      oldestAt ??= row.at
-    }
-    return { waiting, oldestAt }
+    this.live()
+    const backlog = await this.backlogs!.count(name, this.readers.get(name))
+    if (!backlog) throw new BusError('not_found', `no subscription '${name}'`)
+    return backlog
   }
 
   async subscriptions(): Promise<string[]> {
@@ -295,6 +269,7 @@ class SqliteTransport implements Transport {
     const reader = this.readers.get(name)
     this.readers.delete(name)
     reader?.stop()
+    this.backlogs!.forget(name)
     log.transaction(() => this.forget(statements, name))
   }
 

@@ -39,8 +39,4 @@ export class Unfinished<Kind extends Item> {
     this.lowest()
     return this.items.length - this.finished - this.count()
   }
-
-  isFinished(which: (item: Kind) => boolean): boolean {
-    return this.items.some((item) => item.done && which(item))
-  }
 }
