@@ -4,7 +4,7 @@
  *
  * C1 Lanes. Messages of one key form a lane; a lane is worked on by one batch at a time, in order (B3).
  * C2 Outside work runs for up to `concurrency` messages at the same time, before any transaction; what it brought joins
- *    the next batch.
+ *    the next batch. It may never cease, so every other batch is of what needs nothing from outside, or of C10.
  * C3 One transaction holds a batch's inbox marks, effects and publications (B1, B2). First all together; if one fails,
  *    everything is undone and done again with a savepoint each, so that only the failing one is undone.
  * C4 The broker is told only after the commit. What it delivers again, the inbox recognises.
@@ -16,8 +16,7 @@
  * C7 What cannot be decoded, is unknown or too new, has no handler: a dead letter with its bytes (B6).
  * C8 A commit under a lease that somebody else has taken since is refused (B8).
  * C9 A database that is away or a full disk is no attempt: the batch waits and comes again.
- * C10 A delivery that an earlier process may have died of runs alone, its attempt counted before it begins. Such and batches
- *    take turns, since what comes back from outside is the next batch and may never cease.
+ * C10 A delivery that an earlier process may have died of runs alone, its attempt counted before it begins.
  * C11 A stranger's message may be known to the broker by another id than its envelope gives: the inbox knows it by both.
  */
 import type { Clock, Random, Timer } from './clock.ts'
@@ -205,8 +204,8 @@ export class Consumer {
   /** By shard: the epoch under which this process has committed last. */
   private readonly fenceEpochs = new Map<number, number>()
   private deferredInHand = 0
-  /** The latest batch was one that runs alone (C10). */
-  private ranAlone = false
+  /** The latest batch began with what came back from outside (C2). */
+  private broughtHadItsTurn = false
   private holding = false
   private due: { timer: Timer; at: number } | undefined
   private claiming: Promise<void> | undefined
@@ -488,9 +487,9 @@ export class Consumer {
   /** What came back from outside, and runs of plain messages; one that an earlier process may have died of goes alone. */
   private nextBatch(): Work[] {
     const { batchMax } = this.options.limits
-    const isTurnOfSuspect = !this.ranAlone && !this.stopping && this.isSuspectNext()
-    const batch = isTurnOfSuspect ? [] : this.takeBrought(batchMax)
-    this.ranAlone = false
+    const isTurnOfOthers = this.broughtHadItsTurn && !this.stopping && this.hasReady()
+    const batch = isTurnOfOthers ? [] : this.takeBrought(batchMax)
+    this.broughtHadItsTurn = batch.length > 0
     if (this.stopping || batch[0]?.outsideError !== undefined) return batch // of what is new, nothing is begun any more
     while (batch.length < batchMax) {
       const key = this.ready.peek()
@@ -503,7 +502,6 @@ export class Consumer {
       }
       if (first.delivery?.redelivered && !this.holding) {
         if (batch.length > 0) break
-        this.ranAlone = true
         return [this.takeFirst(this.ready)!]
       }
       this.ready.take()
@@ -513,13 +511,16 @@ export class Consumer {
       batch.push(...lane.queue.splice(0, taken))
       lane.busy = taken > 0
     }
-    return batch
+    return batch.length === 0 && isTurnOfOthers ? this.takeBrought(batchMax) : batch
   }
 
-  /** C10 */
-  private isSuspectNext(): boolean {
-    const lane = this.lanes.get(this.ready.peek() ?? '')
-    return !this.holding && lane?.busy === false && lane.queue[0]?.delivery?.redelivered === true
+  private hasReady(): boolean {
+    for (let key = this.ready.peek(); key !== undefined; key = this.ready.peek()) {
+      const lane = this.lanes.get(key)
+      if (lane && !lane.busy && lane.queue.length > 0) return true
+      this.ready.take()
+    }
+    return false
   }
 
   private takeBrought(max: number): Work[] {
@@ -594,6 +595,7 @@ export class Consumer {
         }
         await this.unavailablePause()
         if (this.stopping) return []
+        if (rest[0]!.outsideError instanceof UnavailableError) return rest // others may have nothing to do with what is away
         for (const work of rest) if (!work.delivery?.redelivered && !work.answers) await this.reachOutside(work)
       }
     }

@@ -5,8 +5,8 @@ import { type Facts, judge } from './facts.ts'
 import { outage } from './outage.ts'
 import { picture } from './picture.ts'
 
-// With as many as `npm run outage` places by itself it takes minutes, so that runs when it is asked for:
-//   OUTAGE_ORDERS=10000 npm test -- outage --name 'notification is killed'
+// With as many as `npm run outage` places by itself it takes minutes, so that runs when it is asked for, one at a time:
+//   OUTAGE_ORDERS=10000 npm test -- outage --name '^rabbitmq: notification'
 const ORDERS = Number(process.env.OUTAGE_ORDERS ?? 200)
 if (!Number.isSafeInteger(ORDERS) || ORDERS < 200)
   throw new Error(`OUTAGE_ORDERS is '${process.env.OUTAGE_ORDERS}': write a whole number from 200, as 10000`)

@@ -5,7 +5,8 @@
  *    and whoever waits on it gets an UnavailableError.
  * L2 While it is down, it is tried again with back-off and jitter until `close`; who asks meanwhile is refused at once.
  * L3 `up` is called for every connection that was made, before anybody else is given it; `down` once for each that was lost.
- * L4 What is written in one turn of the event loop leaves in one system call; amqplib alone makes one for each message.
+ * L4 What is written in one turn of the event loop leaves together, as much at a time as the socket buffers; amqplib alone
+ *    makes a system call for each message.
  *
  * Limits here are real time, whatever clock the bus runs on: the server's time is nobody's to move.
  */

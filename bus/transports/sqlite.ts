@@ -6,7 +6,8 @@
  * E2 A shard of a subscription is delivered by the one process whose id stands beside it; its epoch grows with each owner.
  * E3 A cursor never passes a delivery that is not acknowledged; what lies behind it may be delivered again.
  * E4 A shard that must be given back is given back once nothing of it is in flight.
- * E5 Memory: a tail of the log that all readers share, and at most windowMax deliveries per subscription.
+ * E5 Memory: a tail of the log that all readers share, at most windowMax deliveries per subscription, and a few bytes for each
+ *    1,024 that wait where somebody asks how many (sqlite-backlog.ts).
  * E6 Idle processes wait on a file's change, not on a poll; the heartbeat keeps leases and finds what a wake-up missed.
  * E7 Beside the cursor of a shard stands its reach: how far its owner may have begun. Nothing beyond is delivered before more is
  *    written, so after a death only what lies up to there is marked as redelivered. Whoever leaves in order takes it back.
@@ -102,7 +103,11 @@ class SqliteTransport implements Transport {
     this.statements = this.log.statements
     this.statements.keepSetting.run('shards', this.shards)
     this.shards = (this.statements.setting.get('shards') as { value: number }).value
-    this.backlogs = new BacklogCounter(this.shards, () => this.live().log)
+    this.backlogs = new BacklogCounter(
+      this.shards,
+      () => this.live().log,
+      (name) => this.readers.get(name),
+    )
     this.appender = this.capabilities.acrossProcesses
       ? appendInThread(this.path)
       : appendHere(this.path, this.log.database)
@@ -254,7 +259,7 @@ class SqliteTransport implements Transport {
 
   async backlog(name: string): Promise<Backlog> {
     this.live()
-    const backlog = await this.backlogs!.count(name, this.readers.get(name))
+    const backlog = await this.backlogs!.count(name)
     if (!backlog) throw new BusError('not_found', `no subscription '${name}'`)
     return backlog
   }
@@ -269,11 +274,11 @@ class SqliteTransport implements Transport {
     const reader = this.readers.get(name)
     this.readers.delete(name)
     reader?.stop()
-    this.backlogs!.forget(name)
     log.transaction(() => this.forget(statements, name))
   }
 
   private forget(statements: Statements, name: string): void {
+    this.backlogs?.forget(name)
     statements.keepEpoch.run(name)
     for (const statement of [statements.removeSubscription, statements.removeShares, statements.removeMembers])
       statement.run(name)
