@@ -175,7 +175,10 @@ ${last}
   assert.equal(await answers(urlOf(one)), false, 'it ended with the run')
 
   const interrupted = begin('test/run.ts', endless)
-  await eventually(() => existsSync(`${endless}.url`), { timeoutMs: 60_000, message: 'the file should run' })
+  await eventually(() => existsSync(`${endless}.url`) && urlOf(endless) !== '', {
+    timeoutMs: 60_000,
+    message: 'the file should run',
+  })
   assert.equal(await answers(urlOf(endless)), true)
   interrupted.kill('SIGINT')
   await once(interrupted, 'exit')
